@@ -1,0 +1,382 @@
+//! The board: the one place the working loops report to, and health, status and gauges read from.
+//!
+//! Health is therefore the loops' own progress, not a probe's opinion.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::heartbeat::{Heartbeat, Pulse};
+use crate::types::{Epoch, Offset, TopicPartition};
+
+/// What a partition of ours is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionState {
+    /// Assigned; Postgres has not yet told where to begin.
+    Claiming,
+    /// Records come in and are applied.
+    Reading,
+    /// Held back for now: backpressure, or an outage.
+    Paused,
+    /// A newer claim exists; waiting for Kafka to say whose it is.
+    Fenced,
+    /// Stopped until an operator acts; `last_error` says why.
+    Halted,
+}
+
+/// What is known about a partition of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// What it is doing.
+    pub state: PartitionState,
+    /// Our claim on it.
+    pub epoch: Option<Epoch>,
+    /// Position in Postgres: the next offset to apply.
+    pub applied: Option<Offset>,
+    /// Read-committed end, as last asked for.
+    pub end: Option<Offset>,
+    /// Timestamp of the oldest record received but not applied, in milliseconds since 1970.
+    pub pending_since_ms: Option<i64>,
+    /// The last thing that went wrong, until progress is made. Shown to operators: no personal
+    /// data.
+    pub last_error: Option<String>,
+}
+
+/// A partition's status at one moment, with its lag then.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionView {
+    /// Which partition.
+    pub source: TopicPartition,
+    /// What is known about it.
+    pub status: PartitionStatus,
+    /// Records waiting; `None` while unknown.
+    pub lag_records: Option<i64>,
+    /// 0 without lag, else the age of the oldest waiting record or, before one was received, the
+    /// time since the partition fell behind; `None` while unknown.
+    pub lag_seconds: Option<f64>,
+}
+
+/// Whether something we need answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Up,
+    /// It does not.
+    Down {
+        /// Why, for an operator: no secrets, no personal data.
+        reason: String,
+    },
+}
+
+impl Health {
+    /// Not up, and why.
+    pub fn down(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into() }
+    }
+
+    /// Whether it answers.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up)
+    }
+}
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifecycle {
+    /// Not yet in the group: Kafka has not said what is ours.
+    Starting,
+    /// At work.
+    Running,
+    /// Finishing what was read.
+    Stopping,
+}
+
+/// Who this copy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Consumer group.
+    pub group: String,
+    /// The name this copy claims partitions under.
+    pub worker_id: String,
+}
+
+/// The board. Cheap to clone; all clones are one board.
+#[derive(Clone)]
+pub struct StatusBoard(Arc<Inner>);
+
+struct Inner {
+    identity: Identity,
+    started: Instant,
+    lifecycle: AtomicU8,
+    state: Mutex<State>,
+}
+
+struct State {
+    partitions: BTreeMap<TopicPartition, Tracked>,
+    lanes: Vec<Health>,
+    kafka: Health,
+    pulses: Vec<Arc<Pulse>>,
+}
+
+struct Tracked {
+    status: PartitionStatus,
+    behind_since: Option<Instant>,
+}
+
+impl Tracked {
+    fn new() -> Self {
+        let status = PartitionStatus {
+            state: PartitionState::Claiming,
+            epoch: None,
+            applied: None,
+            end: None,
+            pending_since_ms: None,
+            last_error: None,
+        };
+        Self { status, behind_since: None }
+    }
+
+    fn lag_records(&self) -> Option<i64> {
+        let (end, applied) = (self.status.end?, self.status.applied?);
+        Some(end.0.saturating_sub(applied.0).max(0))
+    }
+
+    fn lag_seconds(&self, now: Instant, now_ms: i64) -> Option<f64> {
+        let records = self.lag_records();
+        if records == Some(0) {
+            return Some(0.0);
+        }
+        if let Some(since) = self.status.pending_since_ms {
+            return Some(
+                Duration::from_millis(now_ms.saturating_sub(since).max(0) as u64).as_secs_f64(),
+            );
+        }
+        records.and(self.behind_since).map(|since| now.duration_since(since).as_secs_f64())
+    }
+
+    /// Notes since when there is lag, after any change of either end of it.
+    fn note_lag(&mut self, now: Instant) {
+        self.behind_since = match self.lag_records() {
+            Some(lag) if lag > 0 => self.behind_since.or(Some(now)),
+            _ => None,
+        };
+    }
+}
+
+impl StatusBoard {
+    /// An empty board of a worker with that many lanes, none of which has reached Postgres yet.
+    pub fn new(identity: Identity, lanes: usize) -> Self {
+        let unknown = || Health::down("not connected yet");
+        Self(Arc::new(Inner {
+            identity,
+            started: Instant::now(),
+            lifecycle: AtomicU8::new(Lifecycle::Starting as u8),
+            state: Mutex::new(State {
+                partitions: BTreeMap::new(),
+                lanes: (0..lanes).map(|_| unknown()).collect(),
+                kafka: unknown(),
+                pulses: Vec::new(),
+            }),
+        }))
+    }
+
+    /// Who this copy is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Time since the board was made.
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Kafka gave us the partition; a claim is under way. Whatever was known of it is forgotten.
+    pub fn assigned(&self, source: &TopicPartition) {
+        self.lock().partitions.insert(source.clone(), Tracked::new());
+    }
+
+    /// The partition is no longer ours: it vanishes, and later reports about it go unheard.
+    pub fn revoked(&self, source: &TopicPartition) {
+        self.lock().partitions.remove(source);
+    }
+
+    /// The claim is ours; `applied` is where Postgres stands, if the partition was ever read.
+    pub fn claimed(&self, source: &TopicPartition, epoch: Epoch, applied: Option<Offset>) {
+        self.update(source, |partition| {
+            partition.status.epoch = Some(epoch);
+            partition.status.applied = applied;
+            partition.status.pending_since_ms = None;
+        });
+    }
+
+    /// Reading begins, in this state: what went wrong before is over.
+    pub fn reading(&self, source: &TopicPartition, state: PartitionState) {
+        self.update(source, |partition| {
+            partition.status.state = state;
+            partition.status.last_error = None;
+        });
+    }
+
+    /// The claim was renewed where it stood.
+    pub fn renewed(&self, source: &TopicPartition, epoch: Epoch) {
+        self.update(source, |partition| partition.status.epoch = Some(epoch));
+    }
+
+    /// Positions moved in Postgres: the commit is known to have happened.
+    pub fn applied(&self, positions: &[(TopicPartition, Offset)]) {
+        for (source, next) in positions {
+            self.update(source, |partition| {
+                partition.status.applied = Some(*next);
+                // What halted a partition stays true while its last batch is being written.
+                if partition.status.state != PartitionState::Halted {
+                    partition.status.last_error = None;
+                }
+            });
+        }
+    }
+
+    /// The partition's read-committed end, freshly asked for.
+    pub fn end(&self, source: &TopicPartition, end: Offset) {
+        self.update(source, |partition| partition.status.end = Some(end));
+    }
+
+    /// The timestamp of the oldest record received but not applied, in milliseconds since 1970;
+    /// `None` when none waits.
+    pub fn pending(&self, source: &TopicPartition, since_ms: Option<i64>) {
+        self.update(source, |partition| partition.status.pending_since_ms = since_ms);
+    }
+
+    /// What the partition is doing now.
+    pub fn state(&self, source: &TopicPartition, state: PartitionState) {
+        self.update(source, |partition| partition.status.state = state);
+    }
+
+    /// Something went wrong with the partition: shown until progress is made. No personal data.
+    pub fn error(&self, source: &TopicPartition, message: impl Into<String>) {
+        let message = message.into();
+        self.update(source, |partition| partition.status.last_error = Some(message));
+    }
+
+    /// Whether Postgres answers on a lane's connection.
+    pub fn postgres(&self, lane: usize, health: Health) {
+        if let Some(slot) = self.lock().lanes.get_mut(lane) {
+            *slot = health;
+        }
+    }
+
+    /// Whether Kafka answers.
+    pub fn kafka(&self, health: Health) {
+        self.lock().kafka = health;
+    }
+
+    /// The health of Kafka, and of Postgres on every lane.
+    pub fn health(&self) -> (Health, Vec<Health>) {
+        let state = self.lock();
+        (state.kafka.clone(), state.lanes.clone())
+    }
+
+    /// Enters another part of life.
+    pub fn lifecycle(&self, lifecycle: Lifecycle) {
+        self.0.lifecycle.store(lifecycle as u8, Ordering::Release);
+    }
+
+    /// Kafka has answered our joining the group, be it with nothing for us: no longer starting.
+    pub fn joined(&self) {
+        let (from, to) = (Lifecycle::Starting as u8, Lifecycle::Running as u8);
+        // Refused when it is running already, or stopping: that is as it should be.
+        self.0.lifecycle.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).ok();
+    }
+
+    /// The current part of life.
+    pub fn current_lifecycle(&self) -> Lifecycle {
+        match self.0.lifecycle.load(Ordering::Acquire) {
+            0 => Lifecycle::Starting,
+            1 => Lifecycle::Running,
+            _ => Lifecycle::Stopping,
+        }
+    }
+
+    /// All partitions of ours as they are now, in order.
+    pub fn partitions(&self) -> Vec<PartitionView> {
+        let now = Instant::now();
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.partitions_at(now, i64::try_from(now_ms).unwrap_or(i64::MAX))
+    }
+
+    fn partitions_at(&self, now: Instant, now_ms: i64) -> Vec<PartitionView> {
+        let state = self.lock();
+        let view = |(source, partition): (&TopicPartition, &Tracked)| PartitionView {
+            source: source.clone(),
+            status: partition.status.clone(),
+            lag_records: partition.lag_records(),
+            lag_seconds: partition.lag_seconds(now, now_ms),
+        };
+        state.partitions.iter().map(view).collect()
+    }
+
+    /// Whether this copy does its part; else every reason why not. A halted or fenced partition
+    /// does not count: a rolling deployment would not make it better, and must not wait for it.
+    pub fn readiness(&self) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        match self.current_lifecycle() {
+            Lifecycle::Running => {}
+            Lifecycle::Starting => reasons.push("starting".to_owned()),
+            Lifecycle::Stopping => reasons.push("stopping".to_owned()),
+        }
+        let state = self.lock();
+        for (source, partition) in &state.partitions {
+            if partition.status.state == PartitionState::Claiming {
+                reasons.push(format!("{source} is not claimed yet"));
+            }
+        }
+        for (lane, health) in state.lanes.iter().enumerate() {
+            if let Health::Down { reason } = health {
+                reasons.push(format!("Postgres, lane {lane}: {reason}"));
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    /// A pulse for a loop of that name; from now on the loop must beat.
+    pub fn heartbeat(&self, name: impl Into<String>) -> Heartbeat {
+        let pulse = Arc::new(Pulse::new(name.into(), self.0.started));
+        self.lock().pulses.push(Arc::clone(&pulse));
+        Heartbeat::new(pulse)
+    }
+
+    /// Whether every loop has turned within `stall`; else which have not.
+    pub fn liveness(&self, stall: Duration) -> Result<(), Vec<String>> {
+        let mut state = self.lock();
+        state.pulses.retain(|pulse| !pulse.is_finished());
+        let stalled: Vec<_> = state
+            .pulses
+            .iter()
+            .map(|pulse| (pulse.name(), pulse.silence()))
+            .filter(|(_, silence)| *silence > stall)
+            .map(|(name, silence)| format!("{name} has not turned for {} s", silence.as_secs()))
+            .collect();
+        if stalled.is_empty() { Ok(()) } else { Err(stalled) }
+    }
+
+    /// Changes a partition that is ours; a late report about one that is not goes unheard.
+    fn update(&self, source: &TopicPartition, change: impl FnOnce(&mut Tracked)) {
+        if let Some(partition) = self.lock().partitions.get_mut(source) {
+            change(partition);
+            partition.note_lag(Instant::now());
+        }
+    }
+
+    /// A panic elsewhere leaves no half-made entry behind: each change is a plain assignment.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;
