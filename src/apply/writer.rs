@@ -1,0 +1,414 @@
+//! One lane's writer: its connection, and what it can be asked to do with it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use time::Date;
+
+use crate::apply::batch::{Batch, Content, OffsetRange};
+use crate::apply::claims::{self, Claim, Fenced};
+use crate::apply::dead_letters::{self, Caps, DeadLetter};
+use crate::apply::ledger::{self, Month};
+use crate::apply::session::{Session, SessionOptions};
+use crate::apply::users::{self, LockFirst};
+use crate::apply::verdict::{self, Verdict};
+use crate::event::{Reason, Rejection};
+use crate::types::{Epoch, Offset, TopicPartition};
+
+/// What a writer needs to know.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// How to reach Postgres.
+    pub session: SessionOptions,
+    /// Consumer group, the first part of the key of `source_offsets`.
+    pub group: String,
+    /// This process's name in `claimed_by`.
+    pub worker: String,
+    /// How much of a dead letter is kept.
+    pub caps: Caps,
+}
+
+/// An error, what it means, and where it happened.
+///
+/// `Debug` shows no more than `Display`: Postgres's DETAIL would show the row.
+#[derive(thiserror::Error)]
+#[error("{step}: {}", verdict::describe(.source))]
+pub struct ApplyError {
+    /// What to do about it.
+    pub verdict: Verdict,
+    /// What was being done.
+    pub step: &'static str,
+    /// The error itself.
+    #[source]
+    pub source: sqlx::Error,
+}
+
+impl fmt::Debug for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApplyError({:?}: {self})", self.verdict)
+    }
+}
+
+impl ApplyError {
+    fn at(step: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self { verdict: verdict::judge(&source), step, source }
+    }
+}
+
+/// What a committed batch did, per record: each is counted under exactly one heading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// New events that took effect.
+    pub applied: u64,
+    /// Events seen before (same id and time).
+    pub duplicates: u64,
+    /// New events whose `sequence` was not above the user's last.
+    pub stale: u64,
+    /// Dead letters, by reason code.
+    pub dead_letters: BTreeMap<&'static str, u64>,
+    /// Records passed over by configuration.
+    pub skipped: u64,
+}
+
+/// How applying a batch ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Committed.
+    Applied(Applied),
+    /// Nothing was written: these partitions are no longer under our newest claim.
+    Fenced(Vec<Fenced>),
+    /// Nothing was written.
+    Failed(ApplyError),
+    /// COMMIT was sent and its answer never came: [`Writer::resolve`] tells.
+    InDoubt(Applied, ApplyError),
+}
+
+/// What became of a batch in doubt.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resolution {
+    /// Whether it was committed.
+    pub committed: bool,
+    /// The claims still held, at their new epochs.
+    pub held: Vec<(TopicPartition, Epoch)>,
+    /// The partitions that are no longer under our claim.
+    pub lost: Vec<Fenced>,
+}
+
+/// After a deadlock, so many batches lock all their users before they write.
+const CAREFUL_BATCHES: u32 = 1000;
+
+/// A connection with a memory of which ledger months exist.
+pub struct Writer {
+    options: WriterOptions,
+    session: Session,
+    months: HashSet<Date>,
+    careful: u32,
+}
+
+impl Writer {
+    /// A writer that has not connected yet.
+    pub fn new(options: WriterOptions) -> Self {
+        let session = Session::new(options.session.clone());
+        Self { options, session, months: HashSet::new(), careful: 0 }
+    }
+
+    /// Applies a batch in one transaction.
+    ///
+    /// Records whose month was dropped for its age become dead letters on the way, which is why
+    /// the batch may change.
+    pub async fn apply(&mut self, batch: &mut Batch) -> Outcome {
+        if let Err(error) = self.ensure_months(batch).await {
+            return self.failed(error).await;
+        }
+        let applied = match self.write(batch).await {
+            Ok(Ok(applied)) => applied,
+            Ok(Err(fenced)) => return self.judge_fenced(batch, fenced).await,
+            Err(error) => return self.failed(error).await,
+        };
+        match self.session.commit().await {
+            Ok(()) => {
+                self.careful = self.careful.saturating_sub(1);
+                Outcome::Applied(applied)
+            }
+            Err(error) if verdict::surely_not_committed(&error) => {
+                self.failed(ApplyError::at("commit")(error)).await
+            }
+            Err(source) => {
+                self.session.discard();
+                let verdict = Verdict::Reconnect;
+                Outcome::InDoubt(applied, ApplyError { verdict, step: "commit", source })
+            }
+        }
+    }
+
+    /// Everything between BEGIN and COMMIT. The inner error names the fenced partitions.
+    async fn write(
+        &mut self,
+        batch: &Batch,
+    ) -> Result<Result<Applied, Vec<TopicPartition>>, ApplyError> {
+        let lock_first = if self.careful > 0 { LockFirst::All } else { LockFirst::Versioned };
+        let conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
+        let fenced = claims::fence(conn, &self.options.group, &batch.ranges)
+            .await
+            .map_err(ApplyError::at("fence"))?;
+        if !fenced.is_empty() {
+            return Ok(Err(fenced));
+        }
+        let fresh = ledger::insert(conn, batch).await.map_err(ApplyError::at("ledger"))?;
+        let stale = users::project(conn, batch, &fresh, lock_first)
+            .await
+            .map_err(ApplyError::at("users"))?;
+        dead_letters::insert(conn, batch).await.map_err(ApplyError::at("dead letters"))?;
+        Ok(Ok(count(batch, &fresh, stale)))
+    }
+
+    /// Claims partitions for this worker, fencing every earlier owner.
+    ///
+    /// # Errors
+    /// When nothing was claimed, or that is unknown: claiming again is safe either way.
+    pub async fn claim(&mut self, sources: &[TopicPartition]) -> Result<Vec<Claim>, ApplyError> {
+        let claimed = async {
+            let conn = self.session.begin().await?;
+            let claims =
+                claims::claim(conn, &self.options.group, &self.options.worker, sources).await?;
+            self.session.commit().await?;
+            Ok(claims)
+        };
+        let result = claimed.await.map_err(ApplyError::at("claim"));
+        self.cleaned(result).await
+    }
+
+    /// Decides a batch in doubt, and renews the claims that still hold.
+    ///
+    /// # Errors
+    /// When the answer is still unknown: ask again.
+    pub async fn resolve(&mut self, ranges: &[OffsetRange]) -> Result<Resolution, ApplyError> {
+        let renewed = async {
+            let conn = self.session.begin().await?;
+            let renewed = claims::renew(conn, &self.options.group, ranges).await?;
+            self.session.commit().await?;
+            Ok(renewed)
+        };
+        let result = renewed.await.map_err(ApplyError::at("resolve"));
+        let renewed = self.cleaned(result).await?;
+        let gone: Vec<_> = ranges
+            .iter()
+            .filter(|range| !renewed.iter().any(|(source, ..)| *source == range.source))
+            .map(|range| (range.source.clone(), range.epoch))
+            .collect();
+        let lost = self.judge(&gone, |_| true).await.map_err(ApplyError::at("resolve"));
+        let lost = self.cleaned(lost).await?;
+        Ok(Resolution { committed: committed(ranges, &renewed), held: epochs(renewed), lost })
+    }
+
+    /// Asks the table about partitions held, and answers those whose row no longer carries our
+    /// epoch: notices an operator's move while nothing flows, and proves that Postgres answers.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn probe(
+        &mut self,
+        held: &[(TopicPartition, Epoch)],
+    ) -> Result<Vec<Fenced>, ApplyError> {
+        let result = self.judge(held, |ours| !ours).await.map_err(ApplyError::at("probe"));
+        self.cleaned(result).await
+    }
+
+    /// Creates ledger months ahead of time.
+    ///
+    /// # Errors
+    /// When Postgres does not answer or refuses.
+    pub async fn prepare_months(&mut self, months: &[Date]) -> Result<(), ApplyError> {
+        for month in months {
+            let result = self.ensure_month(*month).await;
+            self.cleaned(result).await?;
+        }
+        Ok(())
+    }
+
+    /// Turns the only record of a batch into a dead letter, or answers false when there is not
+    /// exactly one event to blame.
+    pub fn refuse(&self, batch: &mut Batch, error: &ApplyError) -> bool {
+        let [item] = batch.items.as_mut_slice() else { return false };
+        match std::mem::replace(&mut item.content, Content::Skipped) {
+            Content::Event(_, raw) => {
+                let sqlstate = verdict::sqlstate(&error.source);
+                let message = verdict::describe(&error.source);
+                let letter = DeadLetter::refused(raw, sqlstate, &message, self.options.caps);
+                item.content = Content::DeadLetter(Box::new(letter));
+                true
+            }
+            other => {
+                item.content = other;
+                false
+            }
+        }
+    }
+
+    /// Creates the months the batch's events belong to; events of an expired one are rejected.
+    async fn ensure_months(&mut self, batch: &mut Batch) -> Result<(), ApplyError> {
+        let wanted: HashSet<Date> = ledger::events(batch)
+            .map(|(_, event)| ledger::month_of(event.time))
+            .filter(|month| !self.months.contains(month))
+            .collect();
+        for month in wanted {
+            if self.ensure_month(month).await? == Month::Expired {
+                reject_month(batch, month, self.options.caps);
+            }
+        }
+        Ok(())
+    }
+
+    async fn ensure_month(&mut self, month: Date) -> Result<Month, ApplyError> {
+        let ensured = async {
+            let conn = self.session.begin().await?;
+            let answer = ledger::ensure_month(conn, month).await?;
+            self.session.commit().await?;
+            Ok(answer)
+        };
+        let answer = ensured.await.map_err(ApplyError::at("ledger month"))?;
+        if answer == Month::Ready {
+            self.months.insert(month);
+        }
+        Ok(answer)
+    }
+
+    async fn judge_fenced(&mut self, batch: &Batch, fenced: Vec<TopicPartition>) -> Outcome {
+        self.session.roll_back().await;
+        let held: Vec<_> = batch
+            .ranges
+            .iter()
+            .filter(|range| fenced.contains(&range.source))
+            .map(|range| (range.source.clone(), range.epoch))
+            .collect();
+        match self.judge(&held, |_| true).await {
+            Ok(judged) => Outcome::Fenced(judged),
+            Err(error) => self.failed(ApplyError::at("fence")(error)).await,
+        }
+    }
+
+    /// Judges the partitions for which `wanted` says so, given whether the row carries our epoch.
+    async fn judge(
+        &mut self,
+        held: &[(TopicPartition, Epoch)],
+        wanted: impl Fn(bool) -> bool,
+    ) -> sqlx::Result<Vec<Fenced>> {
+        let sources: Vec<_> = held.iter().map(|(source, _)| source.clone()).collect();
+        let conn = self.session.begin().await?;
+        let holders = claims::holders(conn, &self.options.group, &sources).await?;
+        self.session.commit().await?;
+        Ok(held
+            .iter()
+            .filter_map(|(source, epoch)| {
+                let holder = holders.iter().find(|holder| &holder.source == source);
+                let ours = holder.is_some_and(|holder| holder.epoch == *epoch);
+                let after = claims::judge_fence(*epoch, &self.options.worker, holder);
+                wanted(ours).then(|| Fenced { source: source.clone(), epoch: *epoch, after })
+            })
+            .collect())
+    }
+
+    async fn failed(&mut self, error: ApplyError) -> Outcome {
+        self.clean_up(&error).await;
+        Outcome::Failed(error)
+    }
+
+    async fn cleaned<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
+        if let Err(error) = &result {
+            self.clean_up(error).await;
+        }
+        result
+    }
+
+    /// Leaves no transaction open, and no connection that cannot be trusted.
+    async fn clean_up(&mut self, error: &ApplyError) {
+        if verdict::is_deadlock(&error.source) {
+            self.careful = CAREFUL_BATCHES;
+        }
+        match error.verdict {
+            Verdict::Outage | Verdict::Misconfigured | Verdict::Reconnect | Verdict::Bug => {
+                self.session.discard();
+            }
+            Verdict::MissingMonth => {
+                // Somebody dropped a month we remember.
+                self.months.clear();
+                self.session.roll_back().await;
+            }
+            Verdict::Retry | Verdict::Smaller | Verdict::Data => self.session.roll_back().await,
+        }
+    }
+}
+
+/// Compares what the table says with where the batch began and would have ended.
+///
+/// One transaction moved all offsets or none, so one partition still held decides for all. When
+/// none is held any more the batch counts as not committed: its next owner reads on from the truth.
+fn committed(ranges: &[OffsetRange], renewed: &[(TopicPartition, Epoch, Option<Offset>)]) -> bool {
+    renewed.iter().any(|(source, _, next)| {
+        ranges.iter().any(|r| &r.source == source && *next == Some(r.to) && r.from != Some(r.to))
+    })
+}
+
+fn epochs(renewed: Vec<(TopicPartition, Epoch, Option<Offset>)>) -> Vec<(TopicPartition, Epoch)> {
+    renewed.into_iter().map(|(source, epoch, _)| (source, epoch)).collect()
+}
+
+fn reject_month(batch: &mut Batch, month: Date, caps: Caps) {
+    for item in &mut batch.items {
+        let Content::Event(event, _) = &item.content else { continue };
+        if ledger::month_of(event.time) != month {
+            continue;
+        }
+        let Content::Event(_, raw) = std::mem::replace(&mut item.content, Content::Skipped) else {
+            continue;
+        };
+        let detail = "`time` lies in a month that was dropped from the ledger for its age; \
+                      send events within the retention"
+            .to_owned();
+        let rejection = Rejection { reason: Reason::TimeOutOfRange, detail };
+        item.content = Content::DeadLetter(Box::new(DeadLetter::new(raw, rejection, caps)));
+    }
+}
+
+fn count(batch: &Batch, fresh: &ledger::Fresh, stale: u64) -> Applied {
+    let mut counts = Applied { stale, ..Applied::default() };
+    for (index, item) in batch.items.iter().enumerate() {
+        match &item.content {
+            Content::Event(..) if fresh.contains(index) => counts.applied += 1,
+            Content::Event(..) => counts.duplicates += 1,
+            Content::DeadLetter(letter) => {
+                *counts.dead_letters.entry(letter.rejection.reason.code()).or_default() += 1;
+            }
+            Content::Skipped => counts.skipped += 1,
+        }
+    }
+    counts.applied -= stale;
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(partition: i32, from: i64, to: i64) -> OffsetRange {
+        OffsetRange {
+            source: TopicPartition::new("t", partition),
+            epoch: Epoch(1),
+            from: Some(Offset(from)),
+            to: Offset(to),
+            last: None,
+        }
+    }
+
+    fn renewed(partition: i32, next: i64) -> (TopicPartition, Epoch, Option<Offset>) {
+        (TopicPartition::new("t", partition), Epoch(2), Some(Offset(next)))
+    }
+
+    #[test]
+    fn an_offset_at_the_end_of_the_batch_means_it_was_committed() {
+        let ranges = [range(0, 5, 9), range(1, 0, 3)];
+        assert!(committed(&ranges, &[renewed(1, 3)]), "one partition still held decides for both");
+        assert!(!committed(&ranges, &[renewed(1, 0)]));
+        assert!(!committed(&ranges, &[]));
+    }
+}
