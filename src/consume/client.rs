@@ -1,0 +1,61 @@
+//! Making a consumer, and asking a cluster who it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+
+use crate::config::is_secret_property;
+use crate::consume::context::{Context, WorkerConsumer};
+
+/// Kafka refused to be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// librdkafka does not take the configuration.
+    #[error("kafka client configuration: {0}")]
+    Config(String),
+    /// The subscription was refused.
+    #[error("subscribing to {topics}: {source}")]
+    Subscribe {
+        /// Comma-separated topics.
+        topics: String,
+        /// librdkafka's error.
+        #[source]
+        source: KafkaError,
+    },
+}
+
+/// Makes a consumer from librdkafka properties; it has not joined the group yet.
+///
+/// # Errors
+/// When librdkafka does not take the configuration.
+pub fn consumer(
+    properties: &BTreeMap<String, String>,
+    context: Context,
+) -> Result<WorkerConsumer, ClientError> {
+    let mut config = ClientConfig::new();
+    for (key, value) in properties {
+        config.set(key, value);
+    }
+    config.create_with_context(context).map_err(|error| ClientError::Config(refusal(&error)))
+}
+
+/// What librdkafka says about a configuration it refuses: it quotes the value, which may be secret.
+fn refusal(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, text, property, value)
+            if is_secret_property(property) && !value.is_empty() =>
+        {
+            text.replace(value, "[redacted]")
+        }
+        KafkaError::ClientConfig(_, text, ..) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The cluster's id, or `None` when no broker answers within `timeout`. Blocks.
+pub fn cluster_id(consumer: &WorkerConsumer, timeout: Duration) -> Option<String> {
+    consumer.client().fetch_cluster_id(timeout)
+}

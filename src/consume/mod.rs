@@ -1,0 +1,25 @@
+//! The Kafka side: one thread polls, owns the assignment by value, and never waits for Postgres.
+//!
+//! ```text
+//! context.rs     librdkafka's callbacks: record what happened, return
+//! assignment.rs  per partition: claiming -> reading, or fenced, or halted
+//! start.rs       where reading begins, or why it must not (pure)
+//! poll.rs        the loop: records to lanes, notices from lanes
+//! steer.rs       claims, fences, halts, and what is due
+//! begin.rs       telling librdkafka: assign and seek, pause and resume
+//! log_ends.rs    a second thread asks the broker where each log begins and ends
+//! ```
+
+mod assignment;
+mod begin;
+mod client;
+mod context;
+mod log_ends;
+mod poll;
+mod record;
+mod start;
+mod steer;
+
+pub use client::{ClientError, cluster_id, consumer};
+pub use context::{Context, Events, WorkerConsumer};
+pub use poll::{PollOptions, PollThread, Stopped};

@@ -1,0 +1,396 @@
+//! The polling thread: the one place that talks to the consumer group.
+//!
+//! It polls without ever waiting for Postgres. A lane whose queue is full holds up the poll for a
+//! moment (fetched records stay in librdkafka's queue, which is bounded); when that lasts, the
+//! lane's partitions are paused and polling goes on, so that membership is never lost. Pausing at
+//! once would be wasteful: it throws away what librdkafka has fetched ahead.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::batch::{Control, Delivery, LaneHandle, Notice};
+use crate::config::StartFrom;
+use crate::consume::assignment::{Assignment, Phase};
+use crate::consume::begin::{Pending, partition_list};
+use crate::consume::context::{Event, Events, WorkerConsumer};
+use crate::consume::log_ends::LogEndsThread;
+use crate::consume::record;
+use crate::observe::Heartbeat;
+use crate::observe::board::{Health, StatusBoard};
+use crate::observe::metrics::PipelineMetrics;
+use crate::observe::rate_limit::LogGate;
+use crate::types::{Offset, TopicPartition};
+
+/// How long one poll waits for a record: the latency of a notice when nothing flows.
+const POLL: Duration = Duration::from_millis(10);
+/// How long a full lane may hold up the poll before its partitions are paused.
+const HOLD: Duration = Duration::from_millis(250);
+/// How often a held-up poll looks whether there is room again.
+const LOOK: Duration = Duration::from_millis(1);
+/// How often the slower duties are looked after.
+const CHORES: Duration = Duration::from_millis(50);
+
+/// What the polling thread needs to know.
+#[derive(Clone, Debug)]
+pub struct PollOptions {
+    /// Topics to subscribe to.
+    pub topics: Vec<String>,
+    /// Where a partition never read begins.
+    pub start_from: StartFrom,
+    /// How long a rebalance waits for claims before partitions are assigned paused.
+    pub claim_patience: Duration,
+    /// The group's session time-out: ownership undisturbed for so long counts as confirmed.
+    pub session_timeout: Duration,
+    /// How often offsets are mirrored to Kafka.
+    pub commit_interval: Duration,
+    /// How often the ends of the logs are asked for, for lag.
+    pub lag_interval: Duration,
+}
+
+/// Why the thread ended.
+#[derive(Debug)]
+pub enum Stopped {
+    /// It was asked to, every lane has drained, the offsets are mirrored and the group is left.
+    Drained,
+    /// Kafka will not have this member any more.
+    Fatal(KafkaError),
+}
+
+/// A lane as the polling thread sees it.
+pub(super) struct LaneSlot {
+    pub(super) handle: LaneHandle,
+    /// What its queue had no room for. More than one only if librdkafka hands out records of a
+    /// partition just paused.
+    held: VecDeque<Delivery>,
+    held_since: Option<Instant>,
+    pub(super) paused: bool,
+    drained: bool,
+}
+
+/// The running thread.
+pub struct PollThread {
+    drain: Arc<AtomicBool>,
+    stopped: oneshot::Receiver<Stopped>,
+}
+
+impl PollThread {
+    /// Subscribes and starts polling.
+    ///
+    /// # Errors
+    /// When the subscription is refused or no thread can be started.
+    pub fn start(
+        options: PollOptions,
+        consumer: WorkerConsumer,
+        events: Events,
+        lanes: Vec<LaneHandle>,
+        notices: Receiver<Notice>,
+        board: StatusBoard,
+        metrics: Arc<PipelineMetrics>,
+    ) -> anyhow::Result<Self> {
+        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
+        consumer
+            .subscribe(&topics)
+            .map_err(|source| super::ClientError::Subscribe { topics: topics.join(","), source })?;
+        let consumer = Arc::new(consumer);
+        let log_ends = LogEndsThread::start(
+            consumer.clone(),
+            board.clone(),
+            options.topics.clone(),
+            options.lag_interval,
+        )?;
+        let drain = Arc::new(AtomicBool::new(false));
+        let (stopped_tx, stopped) = oneshot::channel();
+        let now = Instant::now();
+        let poll = PollLoop {
+            heartbeat: board.heartbeat("poll"),
+            lanes: lanes.into_iter().map(LaneSlot::new).collect(),
+            options,
+            consumer,
+            events,
+            notices,
+            log_ends,
+            board,
+            metrics,
+            log: LogGate::new(Duration::from_secs(10)),
+            assignment: Assignment::default(),
+            pending: None,
+            mirror: BTreeMap::new(),
+            mirror_due: false,
+            mirrored_at: now,
+            chores_at: now,
+            last_error: now,
+            drain: drain.clone(),
+            draining: false,
+        };
+        std::thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+            let stopped = poll.run();
+            // The receiver is gone only when the process is being torn down.
+            drop(stopped_tx.send(stopped));
+        })?;
+        Ok(Self { drain, stopped })
+    }
+
+    /// Asks the thread to stop reading, let the lanes finish and leave the group.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the end; `None` when the thread died without a word.
+    pub async fn stopped(&mut self) -> Option<Stopped> {
+        (&mut self.stopped).await.ok()
+    }
+}
+
+pub(super) struct PollLoop {
+    pub(super) options: PollOptions,
+    events: Events,
+    notices: Receiver<Notice>,
+    pub(super) lanes: Vec<LaneSlot>,
+    // Before the consumer: dropped first, so that the consumer is closed on this thread.
+    pub(super) log_ends: LogEndsThread,
+    pub(super) consumer: Arc<WorkerConsumer>,
+    pub(super) board: StatusBoard,
+    pub(super) metrics: Arc<PipelineMetrics>,
+    heartbeat: Heartbeat,
+    pub(super) log: LogGate,
+    pub(super) assignment: Assignment,
+    pub(super) pending: Option<Pending>,
+    /// What Postgres has.
+    pub(super) mirror: BTreeMap<TopicPartition, Offset>,
+    /// Kafka may not have all of it.
+    pub(super) mirror_due: bool,
+    mirrored_at: Instant,
+    chores_at: Instant,
+    pub(super) last_error: Instant,
+    drain: Arc<AtomicBool>,
+    pub(super) draining: bool,
+}
+
+impl LaneSlot {
+    fn new(handle: LaneHandle) -> Self {
+        Self { handle, held: VecDeque::new(), held_since: None, paused: false, drained: false }
+    }
+
+    /// Hands over a delivery, behind what is held already.
+    pub(super) fn deliver(&mut self, delivery: Delivery) {
+        self.held.push_back(delivery);
+        self.offer();
+    }
+
+    /// Offers what is held; true when nothing is left.
+    fn offer(&mut self) -> bool {
+        while let Some(delivery) = self.held.pop_front() {
+            if let Err(back) = self.handle.deliver(delivery) {
+                self.held.push_front(back);
+                self.held_since.get_or_insert_with(Instant::now);
+                return false;
+            }
+        }
+        self.held_since = None;
+        true
+    }
+}
+
+impl PollLoop {
+    fn run(mut self) -> Stopped {
+        loop {
+            self.heartbeat.beat();
+            self.take_notices();
+            if self.chores_at.elapsed() >= CHORES {
+                self.chores();
+            }
+            if self.draining && self.lanes.iter().all(|lane| lane.drained) {
+                self.leave();
+                return Stopped::Drained;
+            }
+            if self.held_up() {
+                if let Ok(notice) = self.notices.recv_timeout(LOOK) {
+                    self.on_notice(notice);
+                }
+                continue;
+            }
+            let consumer = self.consumer.clone();
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => self.on_message(&message),
+                Some(Err(error)) => {
+                    if let Some(stopped) = self.on_error(error) {
+                        return stopped;
+                    }
+                }
+                None => {}
+            }
+            self.take_events();
+        }
+    }
+
+    /// Offers held records again; true while a lane that is not paused has no room.
+    fn held_up(&mut self) -> bool {
+        let mut held_up = false;
+        for index in 0..self.lanes.len() {
+            let lane = &mut self.lanes[index];
+            if self.draining {
+                lane.held.clear();
+            }
+            if lane.offer() {
+                if lane.paused && !self.draining && lane.handle.has_room() {
+                    self.resume_lane(index);
+                }
+            } else if !lane.paused {
+                if lane.held_since.is_some_and(|since| since.elapsed() >= HOLD) {
+                    self.pause_lane(index);
+                } else {
+                    held_up = true;
+                }
+            }
+        }
+        held_up
+    }
+
+    fn on_message(&mut self, message: &BorrowedMessage<'_>) {
+        let found = self.assignment.find(message.topic(), message.partition());
+        let Some((topic, partition)) = found else { return };
+        let Phase::Reading { start, .. } = &mut partition.phase else { return };
+        if self.draining {
+            return;
+        }
+        let record = record::copy(message, &topic);
+        let at = Offset(record.offset.0);
+        match start.admit(|| crate::apply::Fingerprint::of(&record), at) {
+            Ok(true) => {
+                partition.next = record.offset.next();
+                partition.consumed.increment(1);
+                let lane = &mut self.lanes[partition.lane];
+                lane.deliver(Delivery::Record(partition.generation, record));
+            }
+            Ok(false) => {}
+            Err(halt) => {
+                let source = record.source;
+                self.halt(&source, halt);
+            }
+        }
+    }
+
+    /// Sorts errors: fatal ones end the thread, librdkafka retries the others by itself.
+    fn on_error(&mut self, error: KafkaError) -> Option<Stopped> {
+        self.last_error = Instant::now();
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => return Some(Stopped::Fatal(error)),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.recheck(),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::BadMessage) => self.read_again(&error),
+            _ => {
+                self.board.kafka(Health::down(error.to_string()));
+                if let Some(suppressed) = self.log.pass("consume") {
+                    warn!(%error, suppressed, "kafka answered with an error, librdkafka keeps trying");
+                }
+            }
+        }
+        None
+    }
+
+    fn take_events(&mut self) {
+        while let Ok(event) = self.events.0.try_recv() {
+            match event {
+                Event::Rebalance(rebalance) => self.on_rebalance(rebalance),
+                Event::CommitFailed(error) => self.commit_failed(&error),
+            }
+        }
+    }
+
+    fn commit_failed(&mut self, error: &KafkaError) {
+        self.mirror_due = true;
+        self.metrics.offset_commit_failure();
+        if let Some(suppressed) = self.log.pass("mirror") {
+            warn!(%error, suppressed, "could not mirror offsets to kafka (postgres has them)");
+        }
+    }
+
+    fn take_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.on_notice(notice);
+        }
+        while let Ok(answer) = self.log_ends.answers.try_recv() {
+            self.on_log_ends(answer);
+        }
+        while let Ok(source) = self.log_ends.suspects.try_recv() {
+            self.verify(&source);
+        }
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Claimed(generation, claim) => self.on_claimed(generation, claim),
+            Notice::Fenced(generation, source, after) => self.on_fenced(generation, &source, after),
+            Notice::Committed(offsets) => {
+                self.mirror.extend(offsets);
+                self.mirror_due = true;
+            }
+            Notice::Drained { lane } => self.lanes[lane].drained = true,
+        }
+    }
+
+    fn chores(&mut self) {
+        self.chores_at = Instant::now();
+        if self.drain.load(Ordering::Relaxed) && !self.draining {
+            self.begin_drain();
+        }
+        self.serve_pending(false);
+        self.steer();
+        if self.mirrored_at.elapsed() >= self.options.commit_interval {
+            self.mirror_offsets(CommitMode::Async);
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        self.draining = true;
+        self.serve_pending(true);
+        let assigned = self.assignment.which(|p| p.assigned);
+        self.pause(&assigned);
+        for lane in &mut self.lanes {
+            // A lane that is gone has nothing left to finish.
+            lane.drained = !lane.handle.control(Control::Drain);
+        }
+    }
+
+    /// The last offsets, and good-bye: closing the consumer happens when this loop is dropped.
+    fn leave(&mut self) {
+        self.take_notices();
+        self.serve_pending(true);
+        self.mirror_offsets(CommitMode::Sync);
+        info!("every lane has drained, leaving the consumer group");
+    }
+
+    /// Commits to Kafka what Postgres has, for lag tools and autoscalers. Only partitions still
+    /// assigned: the others belong to somebody else now.
+    fn mirror_offsets(&mut self, mode: CommitMode) {
+        self.mirrored_at = Instant::now();
+        if !std::mem::take(&mut self.mirror_due) {
+            return;
+        }
+        let assignment = &self.assignment;
+        self.mirror.retain(|source, _| assignment.get(source).is_some());
+        let assigned = |source| assignment.get(source).is_some_and(|p| p.assigned);
+        let offsets: Vec<_> = self.mirror.iter().filter(|(source, _)| assigned(source)).collect();
+        // The others' turn comes when they are.
+        self.mirror_due = offsets.len() < self.mirror.len();
+        if offsets.is_empty() {
+            return;
+        }
+        let list = partition_list(
+            offsets.into_iter().map(|(source, next)| (source, rdkafka::Offset::Offset(next.0))),
+        );
+        match list.and_then(|list| self.consumer.commit(&list, mode)) {
+            Ok(()) => {}
+            Err(error) => self.commit_failed(&error),
+        }
+    }
+}
