@@ -1,0 +1,199 @@
+//! `check`: everything the worker needs, tried before it is deployed.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::app;
+use crate::apply::identity::{self, Identity};
+use crate::apply::{SessionOptions, migrate};
+use crate::config::Config;
+use crate::consume::{self, Context};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was found, line by line.
+#[derive(Default)]
+struct Report {
+    failed: bool,
+}
+
+impl Report {
+    fn ok(&mut self, what: &str) {
+        println!("ok      {what}");
+    }
+
+    fn missing(&mut self, what: &str) {
+        self.failed = true;
+        println!("MISSING {what}");
+    }
+
+    fn verdict<E: std::fmt::Display>(&mut self, what: &str, result: Result<(), E>) {
+        match result {
+            Ok(()) => self.ok(what),
+            Err(error) => self.missing(&format!("{what}: {error}")),
+        }
+    }
+}
+
+/// Checks Kafka, Postgres, the schema and the privileges. Exit code 0 only if nothing is missing.
+///
+/// # Errors
+/// When the configuration cannot be used at all.
+pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    report.ok("configuration is valid");
+    let cluster = check_kafka(config, &mut report).await?;
+    let session = app::session_options(&config.postgres)?;
+    match session.connect().await {
+        Ok(mut conn) => {
+            report.ok("postgres answers");
+            check_schema(&mut conn, &session, config, cluster, &mut report).await;
+        }
+        Err(error) => report.missing(&format!("postgres does not answer: {error}")),
+    }
+    println!("{}", if report.failed { "not ready to run" } else { "ready to run" });
+    Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Answers the cluster's id when a broker can be reached.
+async fn check_kafka(config: &Config, report: &mut Report) -> anyhow::Result<Option<String>> {
+    let (context, _events) = Context::new();
+    let consumer = consume::consumer(&config.kafka.consumer_properties(), context)?;
+    let topics = config.kafka.topics.clone();
+    let (cluster, found) = tokio::task::spawn_blocking(move || {
+        let cluster = consume::cluster_id(&consumer, PATIENCE);
+        let found: Vec<(String, Result<usize, String>)> = topics
+            .into_iter()
+            .map(|topic| {
+                let partitions = partitions(&consumer, &topic);
+                (topic, partitions)
+            })
+            .collect();
+        (cluster, found)
+    })
+    .await?;
+    match &cluster {
+        Some(cluster) => report.ok(&format!("kafka answers (cluster {cluster})")),
+        None => {
+            let brokers = &config.kafka.bootstrap_servers;
+            report.missing(&format!("no kafka broker answers at {brokers}"));
+            return Ok(None);
+        }
+    }
+    for (topic, partitions) in found {
+        match partitions {
+            Ok(count) => report.ok(&format!("topic {topic:?} has {count} partitions")),
+            Err(error) => report.missing(&format!("topic {topic:?}: {error}")),
+        }
+    }
+    Ok(cluster)
+}
+
+fn partitions(consumer: &consume::WorkerConsumer, topic: &str) -> Result<usize, String> {
+    let metadata =
+        consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|error| error.to_string())?;
+    let topic = metadata.topics().first().ok_or("the broker does not know it")?;
+    match (topic.error(), topic.partitions().len()) {
+        (Some(error), _) => Err(rdkafka::error::RDKafkaErrorCode::from(error).to_string()),
+        (None, 0) => Err("it has no partitions: create it".to_owned()),
+        (None, count) => Ok(count),
+    }
+}
+
+async fn check_schema(
+    conn: &mut PgConnection,
+    session: &SessionOptions,
+    config: &Config,
+    cluster: Option<String>,
+    report: &mut Report,
+) {
+    let needed = migrate::latest_version();
+    let version = match migrate::enter_schema(conn, session).await {
+        Ok(()) => migrate::applied_version(conn).await,
+        Err(error) => Err(error),
+    };
+    match version {
+        Ok(Some(version)) if version >= needed => {
+            report.ok(&format!("schema {:?} is at version {version}", session.schema));
+        }
+        Ok(version) => {
+            let found = version.map_or("absent".to_owned(), |v| format!("at version {v}"));
+            let schema = &session.schema;
+            report.missing(&format!(
+                "schema {schema:?} is {found}, version {needed} is needed: run `user-events-worker migrate`"
+            ));
+            return;
+        }
+        Err(error) => {
+            report.missing(&format!("schema {:?} cannot be read: {error}", session.schema));
+            return;
+        }
+    }
+    match privileges(conn).await {
+        Ok(lacking) if lacking.is_empty() => report.ok("privileges on tables and functions"),
+        Ok(lacking) => lacking.iter().for_each(|what| report.missing(what)),
+        Err(error) => report.missing(&format!("privileges cannot be read: {error}")),
+    }
+    report.verdict("this month's ledger partition", this_month(conn).await);
+    if let Some(cluster) = cluster {
+        let ours = Identity { group: config.kafka.group_id.clone(), cluster };
+        match identity::read(conn).await {
+            Ok(Some(theirs)) if theirs != ours => {
+                report.missing(&identity::Mismatch { ours, theirs }.to_string());
+            }
+            Ok(Some(_)) => report.ok("the schema belongs to this group and cluster"),
+            Ok(None) => report.ok("the schema belongs to nobody yet"),
+            Err(error) => report.missing(&format!("worker_identity cannot be read: {error}")),
+        }
+    }
+}
+
+/// What the worker's role lacks, with the grant that would mend it.
+async fn privileges(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let mut lacking = Vec::new();
+    for (table, wanted) in [
+        ("user_events", "SELECT, INSERT"),
+        ("users", "SELECT, INSERT, UPDATE"),
+        ("source_offsets", "SELECT, INSERT, UPDATE"),
+        ("dead_letters", "SELECT, INSERT, UPDATE"),
+        ("worker_identity", "SELECT, INSERT"),
+    ] {
+        for privilege in wanted.split(", ") {
+            let granted = sqlx::query_scalar!(
+                r#"SELECT has_table_privilege($1, $2) AS "granted!""#,
+                table,
+                privilege
+            )
+            .fetch_one(&mut *conn)
+            .await?;
+            if !granted {
+                lacking.push(format!(
+                    "{privilege} on {table}: GRANT {privilege} ON {table} TO the worker's role"
+                ));
+            }
+        }
+    }
+    let granted = sqlx::query_scalar!(
+        r#"SELECT has_function_privilege('ensure_user_events_month(date)', 'EXECUTE') AS "granted!""#
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if !granted {
+        lacking.push(
+            "EXECUTE on ensure_user_events_month(date): without it no ledger partition can be created"
+                .to_owned(),
+        );
+    }
+    Ok(lacking)
+}
+
+/// Creates this month's partition if it is not there: the one way to know that it can be.
+async fn this_month(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let today = OffsetDateTime::now_utc().date();
+    sqlx::query_scalar!("SELECT ensure_user_events_month($1)", today).fetch_one(conn).await?;
+    Ok(())
+}

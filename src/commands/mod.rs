@@ -1,0 +1,7 @@
+//! The subcommands, one file each.
+
+pub mod check;
+pub mod demo;
+pub mod migrate;
+pub mod produce;
+pub mod run;
