@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup nextest build demo test services stop fmt lint deny sqlx sqlx-check bench verify clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what this machine lacks (Debian-like)
+	@scripts/setup
+
+# Unoptimized: it only starts processes, and builds in a third of the time.
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || cargo install cargo-nextest --locked --debug
+
+build: setup ## build the release binary
+	cargo build --release --locked
+
+demo: setup ## see it work: embedded broker, throwaway PostgreSQL, real worker; ARGS="..." go to the demo
+	cargo run --release --locked --bin user-events-worker -- demo $(ARGS)
+
+test: setup nextest ## run all tests on a Kafka and a PostgreSQL of their own; ARGS="..." go to nextest
+	cargo test --doc --locked
+	scripts/services run -- cargo nextest run --locked $(ARGS)
+
+services: setup ## start Kafka and PostgreSQL in .services, print their addresses
+	@scripts/services up
+
+stop: ## stop them and remove their data
+	@scripts/services down
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+deny: ## advisories, licences and sources of the dependencies (needs cargo-deny)
+	cargo deny check
+
+sqlx: setup ## refresh .sqlx from the queries and migrations
+	scripts/sqlx-prepare
+
+sqlx-check: setup ## is .sqlx up to date?
+	scripts/sqlx-prepare --check
+
+bench: setup ## measure the whole worker; ARGS="..." go to the benchmark
+	cargo bench --locked --bench system -- $(ARGS)
+
+verify: ## all that CI does
+	.ci/run
+
+clean: stop ## stop the services, remove what was built
+	cargo clean
