@@ -1,0 +1,26 @@
+//! The worker as its users meet it: the real binary, a real Kafka and a real Postgres.
+//!
+//! `make test` starts both and passes their addresses in `KAFKA_BOOTSTRAP_SERVERS` and
+//! `DATABASE_URL`. Every test makes a topic, a group and a schema of its own, so all may run at
+//! once; tests that break a service start one of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, missing_docs)]
+
+mod bindings;
+mod checker;
+mod commands;
+mod dead_letters;
+mod demo;
+mod duplicates;
+mod faults;
+mod fences;
+mod fold;
+mod health;
+mod metrics;
+mod months;
+mod recovery;
+mod rewind;
+mod secrets;
+mod smoke;
+mod support;
+mod tracing;
+mod users;

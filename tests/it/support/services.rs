@@ -1,0 +1,110 @@
+//! Services of a test's own, to be broken.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// What can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Kafka,
+    Postgres,
+}
+
+/// Kafka, Postgres or both, in a directory of their own. Ended when dropped.
+pub struct Services {
+    dir: tempfile::TempDir,
+    brokers: Option<String>,
+    database_url: Option<String>,
+}
+
+impl Services {
+    /// Starts what is listed and waits until it is ready.
+    pub async fn start(wanted: &[Service]) -> Self {
+        let dir = tempfile::Builder::new().prefix("user-events-it.").tempdir().unwrap();
+        let mut services = Self { dir, brokers: None, database_url: None };
+        let only: &[&str] = match wanted {
+            [Service::Kafka] => &["--only", "kafka"],
+            [Service::Postgres] => &["--only", "postgres"],
+            _ => &[],
+        };
+        let env = services.script("up", only).await;
+        let find = |name: &str| {
+            let prefix = format!("export {name}=");
+            let value = env.lines().find_map(|line| line.strip_prefix(&prefix))?;
+            Some(value.to_owned())
+        };
+        services.brokers = find("KAFKA_BOOTSTRAP_SERVERS");
+        services.database_url = find("DATABASE_URL");
+        services
+    }
+
+    /// Where its Kafka is.
+    pub fn brokers(&self) -> &str {
+        self.brokers.as_deref().expect("kafka was started")
+    }
+
+    /// Where its Postgres is.
+    pub fn database_url(&self) -> &str {
+        self.database_url.as_deref().expect("postgres was started")
+    }
+
+    /// `kill -9` of the broker.
+    pub async fn kill_kafka(&self) {
+        self.script("kill-kafka", &[]).await;
+    }
+
+    /// Starts the broker again, on the same port and data.
+    pub async fn start_kafka(&self) {
+        self.script("start-kafka", &[]).await;
+    }
+
+    /// Ends Postgres as a crash would.
+    pub async fn stop_postgres_immediate(&self) {
+        self.script("stop-postgres-immediate", &[]).await;
+    }
+
+    /// Starts Postgres again, on the same port and data.
+    pub async fn start_postgres(&self) {
+        self.script("start-postgres", &[]).await;
+    }
+
+    async fn script(&self, command: &str, more: &[&str]) -> String {
+        let output = Command::new(script())
+            .args([command, "--dir"])
+            .arg(self.dir.path())
+            .args(more)
+            .env_remove("KAFKA_BOOTSTRAP_SERVERS")
+            .env_remove("DATABASE_URL")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        assert!(
+            output.status.success(),
+            "scripts/services {command}: {}\n{}",
+            output.status,
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        let ended = std::process::Command::new(script())
+            .args(["down", "--dir"])
+            .arg(self.dir.path())
+            .stdin(Stdio::null())
+            .status();
+        if !ended.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            eprintln!("services in {:?} may still run: {ended:?}", self.dir.path());
+        }
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services")
+}
