@@ -1,0 +1,90 @@
+//! Kafka and Postgres for a benchmark: durable, and started by the project's own script.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+pub(crate) struct Services {
+    dir: PathBuf,
+    pub(crate) brokers: String,
+    pub(crate) database_url: String,
+}
+
+impl Services {
+    pub(crate) fn start() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("user-events-bench-{}", std::process::id()));
+        let run = |args: &[&str]| {
+            Command::new("scripts/services").args(args).arg("--dir").arg(&dir).output()
+        };
+        let up =
+            run(&["up", "--fsync", "on", "--jit", "full"]).context("running scripts/services")?;
+        ensure!(
+            up.status.success(),
+            "services did not start: {}",
+            String::from_utf8_lossy(&up.stderr)
+        );
+        let env = String::from_utf8(run(&["env"])?.stdout)?;
+        let value = |name: &str| {
+            env.lines()
+                .find_map(|line| {
+                    line.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('=')
+                })
+                .map(|value| value.trim_matches(['\'', '"']).to_owned())
+                .with_context(|| format!("{name} is not in the environment of the services"))
+        };
+        Ok(Self {
+            brokers: value("KAFKA_BOOTSTRAP_SERVERS")?,
+            database_url: value("DATABASE_URL")?,
+            dir,
+        })
+    }
+
+    /// A new topic; answers its name, which is also used for group and schema.
+    pub(crate) async fn topic(&self, partitions: i32) -> Result<String> {
+        let name = format!("bench_{:016x}", rand::random::<u64>());
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        for result in admin.create_topics([&topic], &options).await? {
+            result.map_err(|(topic, error)| anyhow::anyhow!("creating {topic}: {error}"))?;
+        }
+        Ok(name)
+    }
+
+    /// The sum of the ends of all partitions.
+    pub(crate) fn end(&self, topic: &str, partitions: i32) -> Result<i64> {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
+        (0..partitions)
+            .map(|p| Ok(consumer.fetch_watermarks(topic, p, Duration::from_secs(10))?.1))
+            .sum()
+    }
+
+    pub(crate) fn producer_properties(&self) -> std::collections::BTreeMap<String, String> {
+        [
+            ("bootstrap.servers", self.brokers.as_str()),
+            ("enable.idempotence", "true"),
+            ("compression.type", "lz4"),
+            ("linger.ms", "2"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        let down =
+            Command::new("scripts/services").arg("down").arg("--dir").arg(&self.dir).output();
+        if let Err(error) = down {
+            eprintln!("services in {} were not stopped: {error}", self.dir.display());
+        }
+    }
+}
