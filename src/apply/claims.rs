@@ -157,15 +157,13 @@ async fn lock(conn: &mut PgConnection, group: &str, ranges: &[OffsetRange]) -> s
 
 /// Who holds a partition, as the table says now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(crate) struct Holder {
     /// The partition.
     pub source: TopicPartition,
     /// Its newest epoch.
     pub epoch: Epoch,
     /// Who claimed it.
     pub claimed_by: String,
-    /// Next offset to read.
-    pub next: Option<Offset>,
 }
 
 /// Reads who holds the given partitions.
@@ -176,7 +174,7 @@ pub(super) async fn holders(
 ) -> sqlx::Result<Vec<Holder>> {
     let (topics, partitions) = columns(sources);
     let rows = sqlx::query!(
-        r#"SELECT s.topic, s.partition, s.epoch, s.claimed_by, s.next_offset FROM source_offsets s
+        r#"SELECT s.topic, s.partition, s.epoch, s.claimed_by FROM source_offsets s
            JOIN UNNEST($2::text[], $3::int[]) AS w(topic, partition)
              ON s.topic = w.topic AND s.partition = w.partition
            WHERE s.consumer_group = $1"#,
@@ -192,7 +190,6 @@ pub(super) async fn holders(
             source: TopicPartition::new(row.topic, row.partition),
             epoch: Epoch(row.epoch),
             claimed_by: row.claimed_by,
-            next: row.next_offset.map(Offset),
         })
         .collect())
 }
@@ -226,7 +223,7 @@ pub struct Fenced {
 /// | claimed by `operator..` | the offset was moved by hand | claim again |
 /// | a higher epoch, still under our name | moved by hand without a name | claim again |
 /// | a higher epoch, another worker's name | our assignment is out of date | wait for Kafka |
-pub(super) fn judge_fence(ours: Epoch, worker: &str, holder: Option<&Holder>) -> AfterFence {
+pub(crate) fn judge_fence(ours: Epoch, worker: &str, holder: Option<&Holder>) -> AfterFence {
     match holder {
         Some(holder)
             if holder.epoch > ours
@@ -294,7 +291,6 @@ mod tests {
             source: TopicPartition::new("t", 0),
             epoch: Epoch(epoch),
             claimed_by: claimed_by.into(),
-            next: None,
         }
     }
 

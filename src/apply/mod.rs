@@ -25,6 +25,8 @@ mod writer;
 
 pub use batch::{Batch, Content, Fingerprint, Item, OffsetRange};
 pub use claims::{AfterFence, Claim, Fenced, OPERATOR};
+#[cfg(test)]
+pub(crate) use claims::{Holder, judge_fence};
 pub use dead_letters::{Caps, DeadLetter};
 pub use session::{Session, SessionOptions};
 pub use writer::{Applied, ApplyError, Outcome, Resolution, Writer, WriterOptions};

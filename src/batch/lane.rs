@@ -67,7 +67,7 @@ pub(super) struct Owned {
 
 /// What the writer is doing.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time per lane")]
-enum Job {
+pub(super) enum Job {
     Claim(HashMap<TopicPartition, Generation>),
     Apply(Batch, BatchSpan),
     Resolve(Batch, Option<Applied>),
@@ -201,7 +201,7 @@ impl Lane {
     }
 
     /// How many deliveries may be taken now.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         if self.draining { 0 } else { self.gathering.room().min(TAKE) }
     }
 
@@ -221,28 +221,31 @@ impl Lane {
             && self.gathering.is_empty()
     }
 
-    /// Picks the next job: settle what is in doubt, claim, ask around now and then, write.
     fn start_job(&mut self) -> Option<Running> {
+        let job = self.next_job()?;
+        let writer = self.writer.take()?;
+        self.job_since = Instant::now();
+        Some(Box::pin(perform(writer, job)))
+    }
+
+    /// Picks the next job: settle what is in doubt, claim, ask around now and then, write.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
         if self.not_before.is_some_and(|at| at > Instant::now()) {
             return None;
         }
         self.not_before = None;
-        let job = if let Some((batch, applied)) = self.unsettled.take() {
-            Job::Resolve(batch, applied)
+        if let Some((batch, applied)) = self.unsettled.take() {
+            Some(Job::Resolve(batch, applied))
         } else if !self.wanted.is_empty() && !std::mem::take(&mut self.claim_waits) {
-            Job::Claim(self.wanted.clone())
+            Some(Job::Claim(self.wanted.clone()))
         } else if self.may_probe() {
             self.probed_at = Instant::now();
-            Job::Probe(self.owned.iter().map(|(s, o)| (s.clone(), o.epoch)).collect())
-        } else if let Some(batch) = self.next_batch() {
-            let span = span::start(&self.options, &batch);
-            Job::Apply(batch, span)
+            Some(Job::Probe(self.owned.iter().map(|(s, o)| (s.clone(), o.epoch)).collect()))
         } else {
-            return None;
-        };
-        let writer = self.writer.take()?;
-        self.job_since = Instant::now();
-        Some(Box::pin(perform(writer, job)))
+            let batch = self.next_batch()?;
+            let span = span::start(&self.options, &batch);
+            Some(Job::Apply(batch, span))
+        }
     }
 
     /// While a batch keeps failing, only that batch can tell when it is over.
@@ -291,7 +294,7 @@ impl Lane {
         Some(batch)
     }
 
-    fn on_control(&mut self, control: Control) {
+    pub(super) fn on_control(&mut self, control: Control) {
         match control {
             Control::Claim(partitions) => {
                 for (source, _) in &partitions {
@@ -319,7 +322,7 @@ impl Lane {
         self.waiting.retain(|batch| !batch.is_empty());
     }
 
-    fn on_delivery(&mut self, delivery: Delivery, now: OffsetDateTime) {
+    pub(super) fn on_delivery(&mut self, delivery: Delivery, now: OffsetDateTime) {
         match delivery {
             Delivery::Record(generation, record) => self.on_record(generation, record, now),
             Delivery::Advance(generation, source, to) => {

@@ -8,6 +8,8 @@ mod gather;
 mod lane;
 mod outcome;
 mod retry;
+#[cfg(test)]
+mod simulation;
 mod span;
 
 use std::sync::Arc;

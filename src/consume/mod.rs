@@ -17,7 +17,7 @@ mod context;
 mod log_ends;
 mod poll;
 mod record;
-mod start;
+pub(crate) mod start;
 mod steer;
 
 pub use client::{ClientError, cluster_id, consumer};

@@ -6,7 +6,7 @@ use crate::types::Offset;
 
 /// The ends of a partition's log, as the broker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogEnds {
+pub(crate) struct LogEnds {
     /// Offset of the oldest record kept.
     pub low: Offset,
     /// Next offset to be written, as a read-committed reader sees it.
@@ -17,7 +17,7 @@ pub(super) struct LogEnds {
 
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Start {
+pub(crate) struct Start {
     /// The first offset to fetch: that of `check`, else `next`.
     pub fetch: Offset,
     /// The first offset to apply.
@@ -28,7 +28,7 @@ pub(super) struct Start {
 
 /// Why a partition must not be read. The text says what is missing, exactly, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Halt {
+pub(crate) enum Halt {
     /// Retention or `DeleteRecords` overtook us.
     #[error(
         "records {next}..{low} were deleted from the log before they were read ({gap} offsets): \
@@ -82,7 +82,7 @@ pub(super) enum Halt {
 ///
 /// # Errors
 /// The reason to halt.
-pub(super) fn decide(claim: &Claim, ends: LogEnds, start_from: StartFrom) -> Result<Start, Halt> {
+pub(crate) fn decide(claim: &Claim, ends: LogEnds, start_from: StartFrom) -> Result<Start, Halt> {
     let next = match (claim.next, start_from) {
         (Some(next), _) => next,
         (None, StartFrom::Earliest) => ends.low,
@@ -102,7 +102,7 @@ pub(super) fn decide(claim: &Claim, ends: LogEnds, start_from: StartFrom) -> Res
 ///
 /// # Errors
 /// The reason to halt.
-pub(super) fn within(next: Offset, ends: LogEnds) -> Result<(), Halt> {
+pub(crate) fn within(next: Offset, ends: LogEnds) -> Result<(), Halt> {
     if next < ends.low {
         return Err(Halt::Expired { next, low: ends.low });
     }
@@ -118,7 +118,7 @@ impl Start {
     ///
     /// # Errors
     /// The reason to halt.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         record: impl FnOnce() -> Fingerprint,
         at: Offset,
