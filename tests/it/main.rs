@@ -15,6 +15,7 @@ mod faults;
 mod fences;
 mod fold;
 mod health;
+mod hostile;
 mod metrics;
 mod months;
 mod recovery;
