@@ -21,7 +21,9 @@ use tracing::{error, info, warn};
 
 use crate::apply::identity::{self, Identity};
 use crate::apply::{Caps, Session, SessionOptions, Writer, WriterOptions, migrate};
-use crate::batch::{self, Lane, LaneHandle, LaneOptions, Limits, Retry, RetryOptions};
+use crate::batch::{
+    self, BreakerLimits, Lane, LaneHandle, LaneOptions, Limits, Retry, RetryOptions,
+};
 use crate::config::{Config, PostgresConfig};
 use crate::consume::{self, Context, Events, PollOptions, PollThread, Stopped, WorkerConsumer};
 use crate::event::Rules;
@@ -377,6 +379,11 @@ impl Work {
                 tombstones: events.tombstones,
             },
             caps: self.caps(),
+            breaker: BreakerLimits {
+                consecutive: self.config.dead_letters.breaker_consecutive,
+                window: self.config.dead_letters.breaker_window,
+                ratio: self.config.dead_letters.breaker_ratio,
+            },
             retry: self.retry_options(),
             writer: self.writer_options(),
         }

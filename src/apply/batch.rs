@@ -139,6 +139,23 @@ impl Batch {
         });
     }
 
+    /// Ends a partition's part at `at`, before the record there; without a record before it the
+    /// partition is removed.
+    pub fn cut(&mut self, source: &TopicPartition, at: Offset) {
+        let Some(index) = self.ranges.iter().position(|range| &range.source == source) else {
+            return;
+        };
+        self.items.retain(|item| item.range != index || Offset(item.record.offset.0) < at);
+        let last = self.items.iter().rfind(|item| item.range == index).map(|item| item.record);
+        match last {
+            None => self.drop_partition(source),
+            Some(record) => {
+                let range = &mut self.ranges[index];
+                (range.to, range.last) = (record.offset.next(), Some(record));
+            }
+        }
+    }
+
     /// Moves the epoch of a partition: it was claimed again and stands where this batch begins.
     pub fn renew(&mut self, source: &TopicPartition, epoch: Epoch) {
         for range in self.ranges.iter_mut().filter(|range| &range.source == source) {
@@ -211,6 +228,24 @@ mod tests {
                     None => prop_assert_eq!(two.from, from),
                 }
             }
+        }
+
+        #[test]
+        fn a_cut_ends_one_partition_before_the_record_and_leaves_the_others(partitions in prop::collection::vec(0usize..3, 1..40), at in 0usize..40) {
+            let mut batch = batch_of(&partitions);
+            let cut = &batch.items[at % partitions.len()];
+            let (source, at) = (batch.ranges[cut.range].source.clone(), Offset(cut.record.offset.0));
+            let name = |batch: &Batch, i: &Item| (batch.ranges[i.range].source.clone(), i.record.offset);
+            let expected: Vec<_> = batch.items.iter().map(|i| name(&batch, i))
+                .filter(|(of, offset)| *of != source || Offset(offset.0) < at).collect();
+            let others: Vec<_> = batch.ranges.iter().filter(|r| r.source != source).cloned().collect();
+            batch.cut(&source, at);
+            let left: Vec<_> = batch.items.iter().map(|i| name(&batch, i)).collect();
+            prop_assert_eq!(left, expected);
+            prop_assert_eq!(batch.ranges.iter().filter(|r| r.source != source).cloned().collect::<Vec<_>>(), others);
+            let last = batch.items.iter().rfind(|i| batch.ranges[i.range].source == source).map(|i| i.record);
+            let range = batch.ranges.iter().find(|r| r.source == source);
+            prop_assert_eq!(range.map(|r| (r.to, r.last)), last.map(|l| (l.offset.next(), Some(l))));
         }
 
         #[test]

@@ -14,6 +14,7 @@ use crate::apply::{
     AfterFence, Applied, ApplyError, Batch, Caps, Claim, Content, DeadLetter, Fenced, Fingerprint,
     Outcome, Resolution, Writer, WriterOptions,
 };
+use crate::batch::breaker::{Breaker, BreakerLimits};
 use crate::batch::gather::{Gathering, Limits};
 use crate::batch::retry::{Retry, RetryOptions};
 use crate::batch::{Control, Delivery, Generation, LaneInbox, Notice, span};
@@ -48,6 +49,8 @@ pub struct LaneOptions {
     pub rules: Rules,
     /// How much of a dead letter is kept.
     pub caps: Caps,
+    /// When to stop at dead letters.
+    pub breaker: BreakerLimits,
     /// When to try again.
     pub retry: RetryOptions,
     /// For the lane's writer.
@@ -63,6 +66,15 @@ pub(super) struct Owned {
     /// Record timestamp (ms) of the oldest record being written, and of the oldest gathered.
     pub(super) writing_since: Option<i64>,
     pub(super) gathered_since: Option<i64>,
+    pub(super) breaker: Breaker,
+    /// The breaker has tripped: nothing more of it is taken under this claim.
+    pub(super) held_back: bool,
+}
+
+impl Owned {
+    fn takes(&self, generation: Generation) -> bool {
+        self.generation == generation && !self.held_back
+    }
 }
 
 /// What the writer is doing.
@@ -108,7 +120,7 @@ pub struct Lane {
     /// A claim lost against somebody's lock: a batch goes first, once.
     pub(super) claim_waits: bool,
     job_since: Instant,
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 impl Lane {
@@ -280,20 +292,6 @@ impl Lane {
         }
     }
 
-    fn next_batch(&mut self) -> Option<Batch> {
-        if let Some(batch) = self.waiting.pop_front() {
-            return Some(batch);
-        }
-        let (batch, trigger) = self.gathering.take_ready(Instant::now(), self.draining)?;
-        self.metrics.batch(trigger, batch.items.len());
-        for range in &batch.ranges {
-            if let Some(owned) = self.owned.get_mut(&range.source) {
-                owned.writing_since = owned.gathered_since.take();
-            }
-        }
-        Some(batch)
-    }
-
     pub(super) fn on_control(&mut self, control: Control) {
         match control {
             Control::Claim(partitions) => {
@@ -316,6 +314,10 @@ impl Lane {
         self.owned.remove(source);
         self.wanted.remove(source);
         self.gathering.drop_partition(source);
+        self.drop_from_waiting(source);
+    }
+
+    pub(super) fn drop_from_waiting(&mut self, source: &TopicPartition) {
         for batch in &mut self.waiting {
             batch.drop_partition(source);
         }
@@ -327,7 +329,7 @@ impl Lane {
             Delivery::Record(generation, record) => self.on_record(generation, record, now),
             Delivery::Advance(generation, source, to) => {
                 let Some(owned) = self.owned.get_mut(&source) else { return };
-                if owned.generation == generation && owned.next.is_none_or(|next| next < to) {
+                if owned.takes(generation) && owned.next.is_none_or(|next| next < to) {
                     self.gathering.advance(&source, owned.epoch, owned.next, to);
                     owned.next = Some(to);
                 }
@@ -339,7 +341,7 @@ impl Lane {
     fn on_record(&mut self, generation: Generation, record: RawRecord, now: OffsetDateTime) {
         let Some(owned) = self.owned.get_mut(&record.source) else { return };
         let next = record.offset.next();
-        if owned.generation != generation || owned.next.is_some_and(|at| next <= at) {
+        if !owned.takes(generation) || owned.next.is_some_and(|at| next <= at) {
             return;
         }
         if owned.gathered_since.is_none() {

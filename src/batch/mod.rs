@@ -4,10 +4,12 @@
 //! one gathers, so light load gives small, quick batches and a backlog full ones. The poll thread
 //! talks to a lane by [`Control`] and [`Delivery`]; the lane answers by [`Notice`].
 
+mod breaker;
 mod gather;
 mod lane;
 mod outcome;
 mod retry;
+mod screen;
 #[cfg(test)]
 mod simulation;
 mod span;
@@ -21,6 +23,7 @@ use crate::apply::{AfterFence, Claim};
 use crate::event::RawRecord;
 use crate::types::{Offset, TopicPartition};
 
+pub use breaker::{BreakerLimits, Poisoned, Trip};
 pub use gather::Limits;
 pub use lane::{Lane, LaneOptions};
 pub use retry::{Retry, RetryOptions};
@@ -68,6 +71,8 @@ pub enum Notice {
     Claimed(Generation, Claim),
     /// A partition is fenced: nothing of it will be written under this generation.
     Fenced(Generation, TopicPartition, AfterFence),
+    /// A partition's breaker tripped: nothing more of it will be written under this generation.
+    Poisoned(Generation, TopicPartition, Poisoned),
     /// These offsets are in Postgres now: mirror them to Kafka.
     Committed(Vec<(TopicPartition, Offset)>),
     /// The lane has ended after [`Control::Drain`].

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::apply::verdict::Verdict;
 use crate::apply::{Applied, ApplyError, Batch, Claim, Fenced, Outcome, Resolution};
+use crate::batch::breaker::Breaker;
 use crate::batch::lane::{Done, Lane, Owned, millis};
 use crate::batch::{Generation, Notice, span};
 use crate::observe::board::Health;
@@ -62,6 +63,8 @@ impl Lane {
                 next: claim.next,
                 writing_since: None,
                 gathered_since: None,
+                breaker: Breaker::new(self.options.breaker),
+                held_back: false,
             };
             self.owned.insert(claim.source.clone(), owned);
             self.notify(Notice::Claimed(generation, claim));
@@ -90,6 +93,7 @@ impl Lane {
     /// Counts and reports what is known to be in Postgres.
     fn committed(&mut self, batch: &Batch, applied: &Applied) {
         self.count(batch, applied);
+        self.remember(batch);
         let mut offsets: Vec<(TopicPartition, Offset)> = Vec::with_capacity(batch.ranges.len());
         for range in &batch.ranges {
             offsets.push((range.source.clone(), range.to));

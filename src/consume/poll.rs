@@ -330,6 +330,9 @@ impl PollLoop {
         match notice {
             Notice::Claimed(generation, claim) => self.on_claimed(generation, claim),
             Notice::Fenced(generation, source, after) => self.on_fenced(generation, &source, after),
+            Notice::Poisoned(generation, source, poisoned) => {
+                self.on_poisoned(generation, &source, poisoned);
+            }
             Notice::Committed(offsets) => {
                 self.mirror.extend(offsets);
                 self.mirror_due = true;

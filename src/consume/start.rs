@@ -1,6 +1,7 @@
 //! Where reading begins, or why it must not: pure decisions over a claim and the log's two ends.
 
 use crate::apply::{Claim, Fingerprint};
+use crate::batch;
 use crate::config::StartFrom;
 use crate::types::Offset;
 
@@ -68,6 +69,9 @@ pub(crate) enum Halt {
         /// Where it began.
         at: Offset,
     },
+    /// The circuit breaker tripped.
+    #[error(transparent)]
+    Poisoned(batch::Poisoned),
 }
 
 /// Decides where reading begins.

@@ -8,7 +8,7 @@ use rdkafka::error::KafkaError;
 use tracing::{error, info, warn};
 
 use crate::apply::{AfterFence, Claim};
-use crate::batch::{Control, Delivery, Generation};
+use crate::batch::{Control, Delivery, Generation, Poisoned};
 use crate::config::StartFrom;
 use crate::consume::assignment::{Partition, Phase, Recheck};
 use crate::consume::begin::Pending;
@@ -250,6 +250,18 @@ impl PollLoop {
                 self.board.state(source, PartitionState::Fenced);
                 self.pause(std::slice::from_ref(source));
             }
+        }
+    }
+
+    /// A lane will write no more of a partition: too many dead letters.
+    pub(super) fn on_poisoned(
+        &mut self,
+        generation: Generation,
+        source: &TopicPartition,
+        poisoned: Poisoned,
+    ) {
+        if self.is_current(source, generation) {
+            self.halt(source, Halt::Poisoned(poisoned));
         }
     }
 

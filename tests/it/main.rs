@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, missing_docs)]
 
 mod bindings;
+mod breaker;
 mod checker;
 mod commands;
 mod dead_letters;

@@ -24,7 +24,7 @@ fn shared_postgres() -> String {
 }
 
 /// `postgres://user@host/database`, with parts replaced.
-fn url_with(url: &str, user: Option<&str>, database: Option<&str>) -> String {
+pub(crate) fn url_with(url: &str, user: Option<&str>, database: Option<&str>) -> String {
     let (scheme, rest) = url.split_once("://").unwrap();
     let (login, place) = rest.split_once('@').unwrap_or(("", rest));
     let (host, name) = place.split_once('/').unwrap_or((place, "postgres"));
@@ -33,7 +33,7 @@ fn url_with(url: &str, user: Option<&str>, database: Option<&str>) -> String {
 }
 
 /// Waits until `/readyz` says no; answers its reasons.
-async fn unready(worker: &Worker) -> String {
+pub(crate) async fn unready(worker: &Worker) -> String {
     eventually("readiness drops", async || {
         let (code, reasons) = worker.get("/readyz").await;
         (code == 503).then_some(reasons)
@@ -42,7 +42,7 @@ async fn unready(worker: &Worker) -> String {
 }
 
 /// Waits until `/readyz` says yes.
-async fn ready(worker: &Worker) {
+pub(crate) async fn ready(worker: &Worker) {
     eventually("readiness comes back", async || {
         (worker.get("/readyz").await.0 == 200).then_some(())
     })
@@ -50,7 +50,7 @@ async fn ready(worker: &Worker) {
 }
 
 /// One partition's row of `/status`.
-async fn row(worker: &Worker, topic: &str, partition: i32) -> Option<Value> {
+pub(crate) async fn row(worker: &Worker, topic: &str, partition: i32) -> Option<Value> {
     let status = worker.status().await;
     let rows = status["partitions"].as_array()?;
     rows.iter().find(|row| row["topic"] == topic && row["partition"] == partition).cloned()
@@ -58,7 +58,7 @@ async fn row(worker: &Worker, topic: &str, partition: i32) -> Option<Value> {
 
 /// Waits until a partition is halted; answers the reason shown to operators, after checking that
 /// it is shouted everywhere it should be.
-async fn halted(worker: &Worker, scene: &Scene, partition: i32) -> String {
+pub(crate) async fn halted(worker: &Worker, scene: &Scene, partition: i32) -> String {
     let reason = eventually("the partition is halted", async || {
         let row = row(worker, &scene.topic, partition).await?;
         (row["state"] == "halted").then(|| row["last_error"].as_str().unwrap_or("").to_owned())
