@@ -10,7 +10,7 @@ use sqlx::postgres::PgDatabaseError;
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The database is away or full: wait with exponential backoff, then the same batch again.
+    /// The database is away, full or ill: wait with exponential backoff, then the same batch again.
     Outage,
     /// The database answers, but not to us (role, grants, schema, read-only): wait longer between
     /// tries and say what to mend.
@@ -86,16 +86,43 @@ pub fn judge_sqlstate(code: &str) -> Verdict {
         "40001" | "40P01" | "55P03" => Verdict::Retry,
         // The server ended our idle transaction or lost track of it; a cached plan no longer fits.
         "25P03" | "40003" | "26000" | "0A000" => Verdict::Reconnect,
-        "57014" | "53200" => Verdict::Smaller,
-        "25006" => Verdict::Misconfigured,
+        // The third is a transaction_timeout that an operator set.
+        "57014" | "53200" | "25P04" => Verdict::Smaller,
+        // Read-only; a database that takes no connections.
+        "25006" | "55000" => Verdict::Misconfigured,
         "23514" => Verdict::Data,
         _ => match code.get(..2) {
-            Some("08" | "53") => Verdict::Outage,
+            // 58: the server's own files or disk.
+            Some("08" | "53" | "58") => Verdict::Outage,
             Some("57") if code.starts_with("57P") => Verdict::Outage,
             Some("28" | "42" | "3D" | "3F") => Verdict::Misconfigured,
             Some("22" | "54") => Verdict::Data,
             _ => Verdict::Bug,
         },
+    }
+}
+
+/// What an operator is to do about an error that only a human can end.
+pub fn advice(error: &sqlx::Error) -> &'static str {
+    if judge(error) != Verdict::Misconfigured {
+        return "nothing is skipped: please report this with the error";
+    }
+    let code = sqlstate(error).unwrap_or_default();
+    match (code.as_str(), code.get(..2)) {
+        ("42P01", _) => {
+            "run `user-events-worker migrate`, or restore the table; if it is there, the role lacks USAGE on the schema"
+        }
+        ("42501", _) => "mend the role's grants (deploy/postgres/roles.sql has all of them)",
+        ("25006", _) => {
+            "the server is read-only: point postgres.url at the primary, or lift default_transaction_read_only"
+        }
+        ("3D000" | "55000", _) => {
+            "mend the database named in postgres.url: it is missing or takes no connections"
+        }
+        (_, Some("28")) => "mend the role, its password or the server's pg_hba.conf",
+        _ => {
+            "the schema is not what this version needs: run `user-events-worker migrate`, or restore what is named"
+        }
     }
 }
 
@@ -168,10 +195,14 @@ mod tests {
             ("57P01", Outage),
             ("57P02", Outage),
             ("57P03", Outage),
+            ("58030", Outage),
+            ("58P01", Outage),
             ("28P01", Misconfigured),
             ("28000", Misconfigured),
             ("3D000", Misconfigured),
+            ("3F000", Misconfigured),
             ("25006", Misconfigured),
+            ("55000", Misconfigured),
             ("42501", Misconfigured),
             ("42P01", Misconfigured),
             ("42703", Misconfigured),
@@ -184,6 +215,7 @@ mod tests {
             ("0A000", Reconnect),
             ("57014", Smaller),
             ("53200", Smaller),
+            ("25P04", Smaller),
             ("22P02", Data),
             ("22003", Data),
             ("22021", Data),
@@ -191,6 +223,7 @@ mod tests {
             ("54001", Data),
             ("23514", Data),
             ("21000", Bug),
+            ("25P02", Bug),
             ("23505", Bug),
             ("23502", Bug),
             ("XX000", Bug),

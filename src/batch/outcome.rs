@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::apply::verdict::Verdict;
+use crate::apply::verdict::{self, Verdict};
 use crate::apply::{Applied, ApplyError, Batch, Claim, Fenced, Outcome, Resolution};
 use crate::batch::breaker::Breaker;
 use crate::batch::lane::{Done, Lane, Owned, millis};
@@ -222,8 +222,12 @@ impl Lane {
         self.not_before = Some(Instant::now() + wait);
         let kind = error.verdict.kind();
         match error.verdict {
-            Verdict::Outage | Verdict::Reconnect | Verdict::Misconfigured => {
+            Verdict::Outage | Verdict::Reconnect => {
                 self.board.postgres(self.options.index, Health::down(error.to_string()));
+            }
+            Verdict::Misconfigured => {
+                let reason = format!("{error}: {}", verdict::advice(&error.source));
+                self.board.postgres(self.options.index, Health::down(reason));
             }
             _ => {}
         }
@@ -256,12 +260,7 @@ impl Lane {
             self.board.error(source, error.to_string());
         }
         if let Some(suppressed) = self.log.pass(kind) {
-            let advice = match error.verdict {
-                Verdict::Misconfigured => {
-                    "mend the role, grants, schema or server setting named; the worker goes on by itself"
-                }
-                _ => "nothing is skipped: please report this with the error",
-            };
+            let advice = verdict::advice(&error.source);
             error!(kind, %error, suppressed, advice, "postgres refuses the worker, holding");
         }
     }

@@ -24,5 +24,6 @@ mod rewind;
 mod secrets;
 mod smoke;
 mod support;
+mod taxonomy;
 mod tracing;
 mod users;
