@@ -25,7 +25,7 @@ use crate::batch::{
     self, BreakerLimits, Lane, LaneHandle, LaneOptions, Limits, Retry, RetryOptions,
 };
 use crate::config::{Config, PostgresConfig};
-use crate::consume::{self, Context, Events, PollOptions, PollThread, Stopped, WorkerConsumer};
+use crate::consume::{self, Client, PollOptions, PollThread, Stopped, WorkerConsumer};
 use crate::event::Rules;
 use crate::observe::board::{self, Health, Lifecycle, StatusBoard};
 use crate::observe::http::{self, HttpState};
@@ -170,15 +170,12 @@ impl Work {
     }
 
     /// Waits for Postgres and Kafka, migrates, and makes sure that the schema is ours.
-    async fn prepare(&mut self) -> anyhow::Result<(WorkerConsumer, Events)> {
+    async fn prepare(&mut self) -> anyhow::Result<Client> {
         self.prepare_schema().await?;
-        let (context, events) = Context::new();
-        let properties = self.config.kafka.consumer_properties();
-        let consumer = Arc::new(consume::consumer(&properties, context)?);
-        let cluster = self.greet_kafka(&consumer).await?;
+        let client = Client::new(self.config.kafka.consumer_properties())?;
+        let cluster = self.greet_kafka(&client.consumer).await?;
         self.settle_identity(cluster).await?;
-        let consumer = Arc::into_inner(consumer).context("the consumer is still in use")?;
-        Ok((consumer, events))
+        Ok(client)
     }
 
     async fn prepare_schema(&mut self) -> anyhow::Result<()> {
@@ -262,7 +259,7 @@ impl Work {
         }
     }
 
-    async fn work(&mut self, (consumer, events): (WorkerConsumer, Events)) -> anyhow::Result<()> {
+    async fn work(&mut self, client: Client) -> anyhow::Result<()> {
         let metrics = Arc::new(PipelineMetrics::new());
         let (notices_tx, notices) = channel();
         let mut lanes = JoinSet::new();
@@ -282,8 +279,7 @@ impl Work {
         }
         let mut poll = PollThread::start(
             self.poll_options(),
-            consumer,
-            events,
+            client,
             handles,
             notices,
             self.board.clone(),
@@ -398,6 +394,7 @@ impl Work {
             session_timeout: kafka.session_timeout,
             commit_interval: kafka.commit_interval,
             lag_interval: kafka.lag_interval,
+            progress: self.config.watch.progress,
         }
     }
 }

@@ -147,6 +147,12 @@ impl LaneHandle {
         })
     }
 
+    /// Records and bytes in the queue, roughly.
+    pub fn queued(&self) -> (usize, usize) {
+        let records = self.deliveries.max_capacity() - self.deliveries.capacity();
+        (records, self.queued.bytes.load(Ordering::Relaxed))
+    }
+
     /// True when at least half of the queue is free: time to resume what was paused.
     pub fn has_room(&self) -> bool {
         self.deliveries.capacity() * 2 >= self.deliveries.max_capacity()

@@ -229,6 +229,11 @@ impl Lane {
                 let reason = format!("{error}: {}", verdict::advice(&error.source));
                 self.board.postgres(self.options.index, Health::down(reason));
             }
+            Verdict::Smaller => {
+                for source in sources {
+                    self.board.error(source, error.to_string());
+                }
+            }
             _ => {}
         }
         match error.verdict {

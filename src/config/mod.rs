@@ -137,6 +137,17 @@ impl Config {
                 units::show_size(self.events.max_record_bytes)
             ),
         );
+        let slow = (self.postgres.statement_timeout + self.postgres.lock_timeout) * 2;
+        problems.unless(
+            self.watch.progress.is_zero() || self.watch.progress >= slow,
+            "watch.progress",
+            units::show_duration(self.watch.progress),
+            &format!(
+                "0s, or at least twice postgres.statement_timeout and lock_timeout together ({}): \
+                 a slow Postgres is no stall",
+                units::show_duration(slow)
+            ),
+        );
         problems
     }
 }

@@ -170,6 +170,15 @@ fn everything_wrong_is_said_at_once() {
 }
 
 #[test]
+fn the_watch_on_progress_leaves_a_slow_postgres_its_time() {
+    let slow = [("WORKER_POSTGRES__STATEMENT_TIMEOUT", "1m")];
+    let text = refusal(None, &slow);
+    assert_says(&text, &["watch.progress", "`2m`", "140s", "no stall"]);
+    load(None, &[slow[0], ("WORKER_WATCH__PROGRESS", "140s")]).unwrap();
+    load(None, &[slow[0], ("WORKER_WATCH__PROGRESS", "0s")]).unwrap();
+}
+
+#[test]
 fn secrets_come_from_files() {
     let url = write("postgres://ann:hunter2-canary@db/events\n");
     let path = url.path().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! `[watch]`: when a silent loop counts as stuck.
+//! `[watch]`: when a silent loop, or a worker that applies nothing, counts as stuck.
 
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ pub struct WatchConfig {
     /// Silence after which a loop fails `/livez`.
     #[serde(with = "duration")]
     pub loop_stall: Duration,
+    /// Time without progress after which the consumer is rebuilt, and after as much again `/livez`
+    /// fails; zero: never.
+    #[serde(with = "duration")]
+    pub progress: Duration,
 }
 
 impl WatchConfig {
@@ -23,6 +27,12 @@ impl WatchConfig {
             self.loop_stall,
             Duration::from_secs(1),
             Duration::from_secs(3_600),
+        );
+        problems.within(
+            "watch.progress",
+            self.progress,
+            Duration::ZERO,
+            Duration::from_secs(86_400),
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Making a consumer, and asking a cluster who it is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -8,7 +9,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 
 use crate::config::is_secret_property;
-use crate::consume::context::{Context, WorkerConsumer};
+use crate::consume::context::{Context, Events, WorkerConsumer};
 
 /// Kafka refused to be reached.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,35 @@ pub enum ClientError {
         #[source]
         source: KafkaError,
     },
+}
+
+/// A consumer that has not joined the group yet, what its callbacks tell, and what it was made
+/// from. No `Debug`: properties may be secret.
+pub struct Client {
+    /// The consumer.
+    pub consumer: Arc<WorkerConsumer>,
+    pub(super) events: Events,
+    pub(super) properties: BTreeMap<String, String>,
+}
+
+impl Client {
+    /// A client made from librdkafka properties.
+    ///
+    /// # Errors
+    /// When librdkafka does not take the configuration.
+    pub fn new(properties: BTreeMap<String, String>) -> Result<Self, ClientError> {
+        let (context, events) = Context::new();
+        let consumer = Arc::new(consumer(&properties, context)?);
+        Ok(Self { consumer, events, properties })
+    }
+}
+
+/// Joins the group.
+pub(super) fn subscribe(consumer: &WorkerConsumer, topics: &[String]) -> Result<(), ClientError> {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer
+        .subscribe(&names)
+        .map_err(|source| ClientError::Subscribe { topics: topics.join(","), source })
 }
 
 /// Makes a consumer from librdkafka properties; it has not joined the group yet.

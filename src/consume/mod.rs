@@ -7,6 +7,8 @@
 //! poll.rs        the loop: records to lanes, notices from lanes
 //! steer.rs       claims, fences, halts, and what is due
 //! begin.rs       telling librdkafka: assign and seek, pause and resume
+//! watchdog.rs    is anything applied of what waits? (pure)
+//! rebuild.rs     what is done about it: join anew, or give up
 //! log_ends.rs    a second thread asks the broker where each log begins and ends
 //! ```
 
@@ -16,10 +18,12 @@ mod client;
 mod context;
 mod log_ends;
 mod poll;
+mod rebuild;
 mod record;
 pub(crate) mod start;
 mod steer;
+mod watchdog;
 
-pub use client::{ClientError, cluster_id, consumer};
-pub use context::{Context, Events, WorkerConsumer};
+pub use client::{Client, ClientError, cluster_id, consumer};
+pub use context::{Context, WorkerConsumer};
 pub use poll::{PollOptions, PollThread, Stopped};

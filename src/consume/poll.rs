@@ -22,9 +22,11 @@ use crate::batch::{Control, Delivery, LaneHandle, Notice};
 use crate::config::StartFrom;
 use crate::consume::assignment::{Assignment, Phase};
 use crate::consume::begin::{Pending, partition_list};
+use crate::consume::client::{Client, subscribe};
 use crate::consume::context::{Event, Events, WorkerConsumer};
 use crate::consume::log_ends::LogEndsThread;
 use crate::consume::record;
+use crate::consume::watchdog::Watchdog;
 use crate::observe::Heartbeat;
 use crate::observe::board::{Health, StatusBoard};
 use crate::observe::metrics::PipelineMetrics;
@@ -55,6 +57,8 @@ pub struct PollOptions {
     pub commit_interval: Duration,
     /// How often the ends of the logs are asked for, for lag.
     pub lag_interval: Duration,
+    /// How long records may wait without progress or a known reason; zero: for ever.
+    pub progress: Duration,
 }
 
 /// Why the thread ended.
@@ -90,18 +94,14 @@ impl PollThread {
     /// When the subscription is refused or no thread can be started.
     pub fn start(
         options: PollOptions,
-        consumer: WorkerConsumer,
-        events: Events,
+        client: Client,
         lanes: Vec<LaneHandle>,
         notices: Receiver<Notice>,
         board: StatusBoard,
         metrics: Arc<PipelineMetrics>,
     ) -> anyhow::Result<Self> {
-        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
-        consumer
-            .subscribe(&topics)
-            .map_err(|source| super::ClientError::Subscribe { topics: topics.join(","), source })?;
-        let consumer = Arc::new(consumer);
+        let Client { consumer, events, properties } = client;
+        subscribe(&consumer, &options.topics)?;
         let log_ends = LogEndsThread::start(
             consumer.clone(),
             board.clone(),
@@ -113,9 +113,12 @@ impl PollThread {
         let now = Instant::now();
         let poll = PollLoop {
             heartbeat: board.heartbeat("poll"),
+            watchdog: Watchdog::new(options.progress),
+            watched_at: now,
             lanes: lanes.into_iter().map(LaneSlot::new).collect(),
             options,
             consumer,
+            properties,
             events,
             notices,
             log_ends,
@@ -153,7 +156,9 @@ impl PollThread {
 
 pub(super) struct PollLoop {
     pub(super) options: PollOptions,
-    events: Events,
+    /// For another consumer.
+    pub(super) properties: BTreeMap<String, String>,
+    pub(super) events: Events,
     notices: Receiver<Notice>,
     pub(super) lanes: Vec<LaneSlot>,
     // Before the consumer: dropped first, so that the consumer is closed on this thread.
@@ -162,6 +167,8 @@ pub(super) struct PollLoop {
     pub(super) board: StatusBoard,
     pub(super) metrics: Arc<PipelineMetrics>,
     heartbeat: Heartbeat,
+    pub(super) watchdog: Watchdog,
+    pub(super) watched_at: Instant,
     pub(super) log: LogGate,
     pub(super) assignment: Assignment,
     pub(super) pending: Option<Pending>,
@@ -348,6 +355,7 @@ impl PollLoop {
         }
         self.serve_pending(false);
         self.steer();
+        self.watch();
         if self.mirrored_at.elapsed() >= self.options.commit_interval {
             self.mirror_offsets(CommitMode::Async);
         }

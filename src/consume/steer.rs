@@ -16,7 +16,7 @@ use crate::consume::context::Rebalance;
 use crate::consume::log_ends::{Answer, Question};
 use crate::consume::poll::PollLoop;
 use crate::consume::start::{self, Halt, Start};
-use crate::observe::board::PartitionState;
+use crate::observe::board::{Health, PartitionState};
 use crate::observe::metrics;
 use crate::types::{Offset, TopicPartition};
 
@@ -55,7 +55,7 @@ impl PollLoop {
         self.pending = Some(Pending { partitions, since: Instant::now() });
     }
 
-    fn on_revoked(&mut self, partitions: &[TopicPartition], lost: bool) {
+    pub(super) fn on_revoked(&mut self, partitions: &[TopicPartition], lost: bool) {
         if lost {
             self.metrics.rebalance(metrics::Rebalance::Lost);
             warn!(partitions = partitions.len(), "partitions lost: the group went on without us");
@@ -290,6 +290,7 @@ impl PollLoop {
     /// librdkafka passes over what fails its checksum, and does not say where: claim everything
     /// again, which reads from where Postgres stands. While the log stays broken, so do we.
     pub(super) fn read_again(&mut self, error: &KafkaError) {
+        self.board.kafka(Health::down(error.to_string()));
         if let Some(suppressed) = self.log.pass("corrupt") {
             error!(%error, suppressed, "kafka sent corrupt records: reading them again");
         }

@@ -116,15 +116,19 @@ struct Inner {
     state: Mutex<State>,
 }
 
-struct State {
-    partitions: BTreeMap<TopicPartition, Tracked>,
-    lanes: Vec<Health>,
-    kafka: Health,
+pub(super) struct State {
+    pub(super) partitions: BTreeMap<TopicPartition, Tracked>,
+    pub(super) lanes: Vec<Health>,
+    pub(super) kafka: Health,
     pulses: Vec<Arc<Pulse>>,
+    /// For the watchdog: see `Progress`.
+    pub(super) applied: u64,
+    pub(super) troubles: u64,
+    stuck: Option<String>,
 }
 
-struct Tracked {
-    status: PartitionStatus,
+pub(super) struct Tracked {
+    pub(super) status: PartitionStatus,
     behind_since: Option<Instant>,
 }
 
@@ -141,7 +145,7 @@ impl Tracked {
         Self { status, behind_since: None }
     }
 
-    fn lag_records(&self) -> Option<i64> {
+    pub(super) fn lag_records(&self) -> Option<i64> {
         let (end, applied) = (self.status.end?, self.status.applied?);
         Some(end.0.saturating_sub(applied.0).max(0))
     }
@@ -181,6 +185,9 @@ impl StatusBoard {
                 lanes: (0..lanes).map(|_| unknown()).collect(),
                 kafka: unknown(),
                 pulses: Vec::new(),
+                applied: 0,
+                troubles: 0,
+                stuck: None,
             }),
         }))
     }
@@ -230,13 +237,15 @@ impl StatusBoard {
     /// Positions moved in Postgres: the commit is known to have happened.
     pub fn applied(&self, positions: &[(TopicPartition, Offset)]) {
         for (source, next) in positions {
+            let mut moved = false;
             self.update(source, |partition| {
-                partition.status.applied = Some(*next);
+                moved = partition.status.applied.replace(*next) != Some(*next);
                 // What halted a partition stays true while its last batch is being written.
                 if partition.status.state != PartitionState::Halted {
                     partition.status.last_error = None;
                 }
             });
+            self.lock().applied += u64::from(moved);
         }
     }
 
@@ -260,18 +269,23 @@ impl StatusBoard {
     pub fn error(&self, source: &TopicPartition, message: impl Into<String>) {
         let message = message.into();
         self.update(source, |partition| partition.status.last_error = Some(message));
+        self.lock().troubles += 1;
     }
 
     /// Whether Postgres answers on a lane's connection.
     pub fn postgres(&self, lane: usize, health: Health) {
-        if let Some(slot) = self.lock().lanes.get_mut(lane) {
+        let mut state = self.lock();
+        state.troubles += u64::from(!health.is_up());
+        if let Some(slot) = state.lanes.get_mut(lane) {
             *slot = health;
         }
     }
 
     /// Whether Kafka answers.
     pub fn kafka(&self, health: Health) {
-        self.lock().kafka = health;
+        let mut state = self.lock();
+        state.troubles += u64::from(!health.is_up());
+        state.kafka = health;
     }
 
     /// The health of Kafka, and of Postgres on every lane.
@@ -349,18 +363,25 @@ impl StatusBoard {
         Heartbeat::new(pulse)
     }
 
-    /// Whether every loop has turned within `stall`; else which have not.
+    /// The watchdog has given up, and why; or has not.
+    pub fn stuck(&self, reason: Option<String>) {
+        self.lock().stuck = reason;
+    }
+
+    /// Whether every loop has turned within `stall` and the watchdog has not given up; else what is
+    /// wrong.
     pub fn liveness(&self, stall: Duration) -> Result<(), Vec<String>> {
         let mut state = self.lock();
         state.pulses.retain(|pulse| !pulse.is_finished());
-        let stalled: Vec<_> = state
+        let mut wrong: Vec<_> = state
             .pulses
             .iter()
             .map(|pulse| (pulse.name(), pulse.silence()))
             .filter(|(_, silence)| *silence > stall)
             .map(|(name, silence)| format!("{name} has not turned for {} s", silence.as_secs()))
             .collect();
-        if stalled.is_empty() { Ok(()) } else { Err(stalled) }
+        wrong.extend(state.stuck.clone());
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
     /// Changes a partition that is ours; a late report about one that is not goes unheard.
@@ -372,7 +393,7 @@ impl StatusBoard {
     }
 
     /// A panic elsewhere leaves no half-made entry behind: each change is a plain assignment.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

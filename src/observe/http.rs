@@ -26,7 +26,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// The media type of Prometheus' text format.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const INDEX: &str = "user-events-worker\n\n\
-    /livez    the loops turn\n\
+    /livez    the loops turn, and what waits is applied\n\
     /readyz   everything assigned is claimed, and Postgres answers\n\
     /metrics  for Prometheus\n\
     /status   every partition, as JSON\n";
@@ -92,6 +92,12 @@ async fn metrics(State(state): State<HttpState>) -> Response {
 
 async fn status(State(state): State<HttpState>) -> Json<Status> {
     Json(Status::of(&state.board))
+}
+
+/// The body of `/status`, for whoever wants it without asking over HTTP.
+pub fn status_json(board: &StatusBoard) -> serde_json::Value {
+    // Texts and numbers only: there is nothing that could fail.
+    serde_json::to_value(Status::of(board)).unwrap_or_default()
 }
 
 /// 200 `ok`, or 503 with a reason per line.

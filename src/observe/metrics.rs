@@ -156,6 +156,28 @@ impl Rebalance {
     }
 }
 
+/// What the watchdog does about a stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchdogAction {
+    /// A new consumer joined the group.
+    Rebuild,
+    /// `/livez` fails.
+    GiveUp,
+}
+
+impl WatchdogAction {
+    /// Every action.
+    pub const ALL: [Self; 2] = [Self::Rebuild, Self::GiveUp];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::GiveUp => "give_up",
+        }
+    }
+}
+
 /// The pipeline's handles, made once: counting costs an atomic addition and no allocation. Cheap to
 /// clone; all clones count together.
 #[derive(Clone)]
@@ -170,6 +192,7 @@ pub struct PipelineMetrics {
     fenced: Counter,
     apply_errors: [Counter; names::APPLY_ERROR_KINDS.len()],
     offset_commit_failures: Counter,
+    watchdog: [Counter; WatchdogAction::ALL.len()],
 }
 
 impl PipelineMetrics {
@@ -196,6 +219,8 @@ impl PipelineMetrics {
             apply_errors: names::APPLY_ERROR_KINDS
                 .map(|kind| zero(counter!(names::APPLY_ERRORS, "kind" => kind))),
             offset_commit_failures: zero(counter!(names::OFFSET_COMMIT_FAILURES)),
+            watchdog: WatchdogAction::ALL
+                .map(|action| zero(counter!(names::WATCHDOG_ACTIONS, "action" => action.as_str()))),
         }
     }
 
@@ -260,6 +285,11 @@ impl PipelineMetrics {
     /// Counts a failed mirroring of positions to Kafka.
     pub fn offset_commit_failure(&self) {
         self.offset_commit_failures.increment(1);
+    }
+
+    /// Counts what the watchdog did.
+    pub fn watchdog(&self, action: WatchdogAction) {
+        self.watchdog[action as usize].increment(1);
     }
 }
 

@@ -71,6 +71,8 @@ pub const FENCED: &str = "user_events_fenced_total";
 pub const APPLY_ERRORS: &str = "user_events_apply_errors_total";
 /// Failed mirrorings of positions to Kafka.
 pub const OFFSET_COMMIT_FAILURES: &str = "user_events_offset_commit_failures_total";
+/// What the watchdog did about a stall.
+pub const WATCHDOG_ACTIONS: &str = "user_events_watchdog_actions_total";
 /// Whether Postgres answers.
 pub const POSTGRES_UP: &str = "user_events_postgres_up";
 /// Whether Kafka answers.
@@ -121,6 +123,7 @@ pub const ALL: &[Metric] = &[
         "Failed attempts to claim, to apply a batch or to ask Postgres.",
     ),
     counter(OFFSET_COMMIT_FAILURES, &[], "Failed mirrorings of positions to Kafka."),
+    counter(WATCHDOG_ACTIONS, &["action"], "What was done about records that wait for no reason."),
     gauge(POSTGRES_UP, &[], "1 when Postgres answers on every lane, else 0."),
     gauge(KAFKA_UP, &[], "1 when Kafka answers, else 0."),
     gauge(BUILD_INFO, &["version"], "Always 1; the version is in the label."),

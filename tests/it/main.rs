@@ -27,3 +27,4 @@ mod support;
 mod taxonomy;
 mod tracing;
 mod users;
+mod watchdog;

@@ -1,0 +1,81 @@
+//! What the polling thread does about a stall: tell all it knows, join the group anew, give up.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::consume::client::{Client, subscribe};
+use crate::consume::log_ends::LogEndsThread;
+use crate::consume::poll::PollLoop;
+use crate::consume::watchdog::Act;
+use crate::observe::http;
+use crate::observe::metrics::WatchdogAction;
+
+/// How often the watchdog looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl PollLoop {
+    pub(super) fn watch(&mut self) {
+        if self.watched_at.elapsed() < LOOK || self.draining {
+            return;
+        }
+        self.watched_at = Instant::now();
+        let progress = self.board.progress();
+        match self.watchdog.look(self.watched_at, &progress) {
+            None => {}
+            Some(Act::Rebuild) => {
+                self.dump(
+                    "records wait and nothing is applied, for no known reason: rejoining the group",
+                );
+                self.metrics.watchdog(WatchdogAction::Rebuild);
+                if let Err(error) = self.rebuild() {
+                    error!(error = format!("{error:#}"), "could not rejoin the group");
+                }
+            }
+            Some(Act::GiveUp) => {
+                self.dump("rejoining the group did not help: failing /livez, to be restarted");
+                self.metrics.watchdog(WatchdogAction::GiveUp);
+                let stuck = "records wait and nothing is applied, for no known reason, and \
+                             rejoining the group did not help";
+                self.board.stuck(Some(stuck.to_owned()));
+            }
+            Some(Act::Recovered) => {
+                info!("no longer stuck");
+                self.board.stuck(None);
+            }
+        }
+    }
+
+    /// All that `/status` knows, and how full the lanes' queues are.
+    fn dump(&self, message: &'static str) {
+        let queues: Vec<_> = self.lanes.iter().map(|lane| lane.handle.queued()).collect();
+        let paused: Vec<_> = self.lanes.iter().map(|lane| lane.paused).collect();
+        let status = http::status_json(&self.board);
+        error!(%status, ?queues, ?paused, "{message}");
+    }
+
+    /// Leaves the group with the old consumer and joins it with a new one. Everything assigned is
+    /// let go, as after a revocation, and claimed again when the group hands it out.
+    fn rebuild(&mut self) -> anyhow::Result<()> {
+        // What can fail comes first, while there is something to go back to.
+        let Client { consumer, events, .. } = Client::new(self.properties.clone())?;
+        let log_ends = LogEndsThread::start(
+            consumer.clone(),
+            self.board.clone(),
+            self.options.topics.clone(),
+            self.options.lag_interval,
+        )?;
+        self.events = events;
+        let assigned = self.assignment.which(|_| true);
+        self.on_revoked(&assigned, false);
+        self.pending = None;
+        // Closing the old one happens here, on this thread: its last user is gone with its
+        // asking thread. Should it hang, /livez fails for that.
+        self.log_ends = log_ends;
+        self.consumer = consumer;
+        self.last_error = Instant::now();
+        subscribe(&self.consumer, &self.options.topics)?;
+        warn!("left the group and joined it anew");
+        Ok(())
+    }
+}
