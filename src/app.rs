@@ -204,16 +204,10 @@ impl Work {
             migrate::migrate(&self.session).await.context("migrating the schema")?;
         } else {
             let mut session = Session::new(self.session.clone());
-            let version = migrate::applied_version(session.begin().await?).await?;
+            let conn = session.begin().await?;
+            let latest = migrate::require_latest(conn, &self.session.schema).await?;
             session.commit().await?;
-            let needed = migrate::latest_version();
-            if version.is_none_or(|version| version < needed) {
-                bail!(
-                    "schema {:?} is at version {}, this worker needs {needed}: run `user-events-worker migrate`",
-                    self.session.schema,
-                    version.map_or("none".to_owned(), |v| v.to_string()),
-                );
-            }
+            latest?;
         }
         self.prepare_months().await
     }

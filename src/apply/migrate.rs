@@ -1,13 +1,20 @@
 //! The schema's migrations, embedded in the binary.
 
+use std::sync::LazyLock;
+
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::Date;
 
 use crate::apply::session::SessionOptions;
 
-/// The migrations this binary was built with.
-pub static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
+/// The migrations this binary was built with. Newer ones in the schema are none of its business:
+/// migrations only add, and in a rolling deployment an older copy must be able to start again.
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator.set_ignore_missing(true);
+    migrator
+});
 
 /// Any number: what matters is that every starter takes the same one. ("uew" and a serial.)
 const STARTERS: i64 = 0x7565_7700_0001;
@@ -55,6 +62,32 @@ pub async fn applied_version(conn: &mut PgConnection) -> sqlx::Result<Option<i64
     sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
         .fetch_one(conn)
         .await
+}
+
+/// The schema is older than this binary, or not there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "schema {schema:?} is at version {}, this worker needs {}: run `user-events-worker migrate`",
+    .version.map_or("none".to_owned(), |version| version.to_string()), latest_version()
+)]
+pub struct Outdated {
+    schema: String,
+    version: Option<i64>,
+}
+
+/// Whether the schema `conn` is in is new enough; `schema` is its name.
+///
+/// # Errors
+/// The outer error is Postgres's own; the inner one a clear refusal.
+pub async fn require_latest(
+    conn: &mut PgConnection,
+    schema: &str,
+) -> sqlx::Result<Result<(), Outdated>> {
+    let version = applied_version(conn).await?;
+    if version.is_some_and(|version| version >= latest_version()) {
+        return Ok(Ok(()));
+    }
+    Ok(Err(Outdated { schema: schema.to_owned(), version }))
 }
 
 /// The version this binary needs.
