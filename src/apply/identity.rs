@@ -49,7 +49,16 @@ pub async fn settle(
     ours: &Identity,
 ) -> sqlx::Result<Result<(), Mismatch>> {
     let mut session = Session::new(options.clone());
-    let conn = session.begin().await?;
+    let settled = take(session.begin().await?, ours).await?;
+    session.commit().await?;
+    Ok(settled)
+}
+
+/// The same, in the transaction that is open on `conn`.
+///
+/// # Errors
+/// The outer error is Postgres's own; the inner one a clear refusal.
+pub async fn take(conn: &mut PgConnection, ours: &Identity) -> sqlx::Result<Result<(), Mismatch>> {
     sqlx::query!(
         "INSERT INTO worker_identity (consumer_group, cluster_id) VALUES ($1, $2)
          ON CONFLICT DO NOTHING",
@@ -58,9 +67,7 @@ pub async fn settle(
     )
     .execute(&mut *conn)
     .await?;
-    let theirs = read(conn).await?;
-    session.commit().await?;
-    Ok(match theirs {
+    Ok(match read(conn).await? {
         Some(theirs) if theirs != *ours => Err(Mismatch { ours: ours.clone(), theirs }),
         _ => Ok(()),
     })

@@ -18,6 +18,7 @@ mod dead_letters;
 pub mod identity;
 mod ledger;
 pub mod migrate;
+pub mod moves;
 mod session;
 mod users;
 pub mod verdict;
