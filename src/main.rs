@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use user_events_worker::commands::{check, demo, migrate, produce, run};
+use user_events_worker::commands::{check, demo, migrate, offsets, produce, run};
 use user_events_worker::config::{self, Config, PostgresUrl};
 use user_events_worker::observe::telemetry::{self, Telemetry};
 
@@ -35,6 +35,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Check the configuration, Kafka, Postgres, the schema and the privileges; name what is missing.
     Check,
+    /// Show where every partition stands, move positions, and show what was moved.
+    Offsets(offsets::OffsetsArgs),
     /// Publish realistic user events.
     Produce(produce::ProduceArgs),
 }
@@ -77,6 +79,7 @@ async fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
         }
         Command::Migrate(args) => migrate::run(args, &config).await,
         Command::Check => check::run(&config).await,
+        Command::Offsets(args) => offsets::run(args, &config).await,
         Command::Produce(args) => {
             let topic = config.kafka.topics.first().map_or("", String::as_str);
             produce::run(args, &config.kafka.producer_properties(), topic).await?;

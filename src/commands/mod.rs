@@ -3,5 +3,6 @@
 pub mod check;
 pub mod demo;
 pub mod migrate;
+pub mod offsets;
 pub mod produce;
 pub mod run;

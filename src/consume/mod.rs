@@ -27,3 +27,4 @@ mod watchdog;
 pub use client::{Client, ClientError, cluster_id, consumer};
 pub use context::{Context, WorkerConsumer};
 pub use poll::{PollOptions, PollThread, Stopped};
+pub(crate) use start::{LogEnds, within};

@@ -33,7 +33,8 @@ pub(crate) enum Halt {
     /// Retention or `DeleteRecords` overtook us.
     #[error(
         "records {next}..{low} were deleted from the log before they were read ({gap} offsets): \
-         look for them elsewhere, then move the offset by hand to go on", gap = .low.0 - .next.0
+         look for them elsewhere, then go on with `user-events-worker offsets move --to-earliest \
+         --skip`", gap = .low.0 - .next.0
     )]
     Expired {
         /// Where we stand.
@@ -44,7 +45,7 @@ pub(crate) enum Halt {
     /// The log ends before our position.
     #[error(
         "position {next} lies beyond the end of the log ({high}): the topic was recreated or \
-         truncated; find out which, then move the offset by hand to go on"
+         truncated; find out which, then go on with `user-events-worker offsets move`"
     )]
     BeyondEnd {
         /// Where we stand.
@@ -55,14 +56,17 @@ pub(crate) enum Halt {
     /// Another record stands where the last one applied was.
     #[error(
         "the record at offset {offset} is not the one that was applied: the topic was recreated \
-         under the same name; move the offset by hand to go on"
+         under the same name; go on with `user-events-worker offsets move --to-earliest`"
     )]
     Recreated {
         /// Offset of the record compared.
         offset: Offset,
     },
     /// Reading did not begin where it was told to.
-    #[error("reading began at {at}, before {fetch}, where it was told to begin")]
+    #[error(
+        "reading began at {at}, before {fetch}, where it was told to begin; begin anew with \
+         `user-events-worker offsets move --shift-by 0`, and please report it"
+    )]
     Astray {
         /// Where reading was to begin.
         fetch: Offset,
