@@ -81,6 +81,8 @@ pub struct Step {
     pub source: TopicPartition,
     /// Its epoch when the operator looked; `None` when there was no row.
     pub viewed: Option<Epoch>,
+    /// Where it stood then.
+    pub from: Option<Offset>,
     /// The next offset to read.
     pub to: Offset,
     /// The log's ends when the operator looked.
@@ -103,10 +105,8 @@ pub struct Order {
 /// A partition that was moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// As ordered.
+    /// As ordered, but `from` is where it stood in the end: a worker may have gone on since.
     pub step: Step,
-    /// Where it stood in the end; a worker may have gone on since the operator looked.
-    pub from: Option<Offset>,
     /// What that did.
     pub effect: Effect,
     /// The epoch that fences whoever held it before.
@@ -164,17 +164,27 @@ pub async fn execute(conn: &mut PgConnection, order: &Order) -> Result<Vec<Moved
             return Err(stale(found, row.map(|row| row.claimed_by.clone())));
         }
         let from = row.and_then(|row| row.next);
+        let step = Step { from, log: log_now(step, from), ..step.clone() };
         let epoch = match found {
-            Some(_) => advance(conn, order, step).await?,
+            Some(_) => advance(conn, order, &step).await?,
             // Without a row there is nothing to lock: whoever inserts first wins.
-            None => insert(conn, order, step).await?.ok_or_else(|| stale(None, None))?,
+            None => insert(conn, order, &step).await?.ok_or_else(|| stale(None, None))?,
         };
         let effect = Effect::of(from, step.to, &step.log);
-        let done = Moved { step: step.clone(), from, effect, epoch };
+        let done = Moved { step, effect, epoch };
         record(conn, order, &done).await?;
         moved.push(done);
     }
     Ok(moved)
+}
+
+/// A worker that went on since the operator looked shows how far the log reaches now.
+fn log_now(step: &Step, from: Option<Offset>) -> Range<Offset> {
+    let end = match from {
+        Some(from) if step.from != Some(from) => step.log.end.max(from),
+        _ => step.log.end,
+    };
+    step.log.start..end
 }
 
 /// Locks the rows in key order, as batches do.
@@ -251,7 +261,7 @@ fn claimed_by(order: &Order) -> String {
 }
 
 async fn record(conn: &mut PgConnection, order: &Order, moved: &Moved) -> sqlx::Result<()> {
-    let Moved { step, from, effect, epoch } = moved;
+    let Moved { step, effect, epoch } = moved;
     sqlx::query!(
         "INSERT INTO offset_moves
            (moved_by, reason, consumer_group, topic, partition, from_offset, to_offset,
@@ -262,7 +272,7 @@ async fn record(conn: &mut PgConnection, order: &Order, moved: &Moved) -> sqlx::
         order.group,
         &*step.source.topic,
         step.source.partition,
-        from.map(|from| from.0),
+        step.from.map(|from| from.0),
         step.to.0,
         effect.skipped,
         effect.repeated,
@@ -350,6 +360,19 @@ mod tests {
         assert_eq!(effect(Some(20), 10), (0, 10), "back");
         assert_eq!(effect(Some(20), 20), (0, 0), "where it stands");
         assert_eq!(effect(Some(4), 10), (6, 0), "what expired unread is skipped");
+    }
+
+    #[test]
+    fn a_position_that_went_on_is_of_this_log_and_one_that_did_not_is_not() {
+        let step = Step {
+            source: TopicPartition::new("t", 0),
+            viewed: Some(Epoch(1)),
+            from: Some(Offset(50)),
+            to: Offset(10),
+            log: Offset(10)..Offset(40),
+        };
+        assert_eq!(log_now(&step, Some(Offset(50))), Offset(10)..Offset(40));
+        assert_eq!(log_now(&step, Some(Offset(51))), Offset(10)..Offset(51));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod health;
 mod hostile;
 mod metrics;
 mod months;
+mod offsets;
 mod recovery;
 mod rewind;
 mod secrets;

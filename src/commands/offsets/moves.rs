@@ -7,13 +7,13 @@ use tracing::info;
 
 use crate::apply::Session;
 use crate::apply::identity::{self, Identity};
-use crate::apply::moves::{self, Effect, Moved, Order};
+use crate::apply::moves::{self, Effect, Moved, Order, Step};
 use crate::commands::offsets::args::{MoveArgs, Target};
 use crate::commands::offsets::plan::{Plan, plan};
 use crate::commands::offsets::table::{cell, lay_out};
 use crate::commands::offsets::{View, say, view};
 use crate::config::Config;
-use crate::types::{Epoch, Offset, TopicPartition};
+use crate::types::{Epoch, TopicPartition};
 
 /// Moves, or shows what would be moved.
 pub(super) async fn run(args: &MoveArgs, config: &Config) -> anyhow::Result<()> {
@@ -40,8 +40,8 @@ pub(super) async fn run(args: &MoveArgs, config: &Config) -> anyhow::Result<()> 
     let order = Order { group, by, reason, steps };
     let moved = execute(&mut session, &ours, &order).await?;
     for moved in &moved {
-        let Moved { step, from, effect, epoch } = moved;
-        let from = cell(*from);
+        let Moved { step, effect, epoch } = moved;
+        let from = cell(step.from);
         info!(partition = %step.source, from, to = %step.to, skipped = effect.skipped, %epoch, by = order.by, "position moved");
     }
     say(&table(moved.iter().map(Line::moved)))?;
@@ -113,28 +113,18 @@ fn somebody() -> String {
 
 /// One line of what would be, or was, moved.
 struct Line<'a> {
-    source: &'a TopicPartition,
-    from: Option<Offset>,
-    to: Offset,
+    step: &'a Step,
     effect: Effect,
     epoch: Option<Epoch>,
 }
 
 impl<'a> Line<'a> {
     fn planned(plan: &'a Plan) -> Self {
-        let Plan { from, effect, step } = plan;
-        Self { source: &step.source, from: *from, to: step.to, effect: *effect, epoch: step.viewed }
+        Self { step: &plan.step, effect: plan.effect, epoch: plan.step.viewed }
     }
 
     fn moved(moved: &'a Moved) -> Self {
-        let Moved { step, from, effect, epoch } = moved;
-        Self {
-            source: &step.source,
-            from: *from,
-            to: step.to,
-            effect: *effect,
-            epoch: Some(*epoch),
-        }
+        Self { step: &moved.step, effect: moved.effect, epoch: Some(moved.epoch) }
     }
 }
 
@@ -142,10 +132,10 @@ fn table<'a>(lines: impl Iterator<Item = Line<'a>>) -> String {
     let rows: Vec<_> = lines
         .map(|line| {
             [
-                line.source.topic.to_string(),
-                line.source.partition.to_string(),
-                cell(line.from),
-                line.to.to_string(),
+                line.step.source.topic.to_string(),
+                line.step.source.partition.to_string(),
+                cell(line.step.from),
+                line.step.to.to_string(),
                 line.effect.skipped.to_string(),
                 line.effect.repeated.to_string(),
                 cell(line.epoch),

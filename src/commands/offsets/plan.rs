@@ -8,7 +8,6 @@ use crate::types::{Offset, TopicPartition};
 /// A move of one partition, before it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) from: Option<Offset>,
     pub(super) effect: Effect,
     pub(super) step: Step,
 }
@@ -71,10 +70,11 @@ pub(super) fn plan(
     let step = Step {
         source: source.clone(),
         viewed: position.map(|position| position.epoch),
+        from,
         to,
         log: log.span.clone(),
     };
-    Ok(Plan { from, effect: Effect::of(from, to, &log.span), step })
+    Ok(Plan { effect: Effect::of(from, to, &log.span), step })
 }
 
 /// The end itself is a position, too: nothing is left to read there.

@@ -16,15 +16,18 @@ const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
 struct Restricted {
     scene: Scene,
     worker: String,
+    operator: String,
 }
 
 impl Restricted {
     async fn new(partitions: i32) -> Self {
         let scene = Scene::new(partitions).await;
-        let (owner, worker) = (format!("{}_o", scene.schema), format!("{}_w", scene.schema));
+        let role = |suffix: &str| format!("{}_{suffix}", scene.schema);
+        let (owner, worker, operator) = (role("o"), role("w"), role("op"));
         let roles = ROLES
             .replace("user_events_owner", &owner)
             .replace("user_events_worker", &worker)
+            .replace("user_events_operator", &operator)
             .replace("SCHEMA user_events ", &format!("SCHEMA {} ", scene.schema))
             .replace(
                 "SCHEMA IF NOT EXISTS user_events ",
@@ -33,7 +36,7 @@ impl Restricted {
             .replace("user_events.", &format!("{}.", scene.schema));
         let mut admin = PgConnection::connect(&shared_postgres()).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(roles.clone())).execute(&mut admin).await.unwrap();
-        for role in [&owner, &worker] {
+        for role in [&owner, &worker, &operator] {
             let password = format!("ALTER ROLE {role} PASSWORD 'x'");
             sqlx::raw_sql(AssertSqlSafe(password)).execute(&mut admin).await.unwrap();
         }
@@ -42,12 +45,24 @@ impl Restricted {
         let (code, _, log) = migrate.output().await;
         assert_eq!(code, Some(0), "{log}");
         sqlx::raw_sql(AssertSqlSafe(roles)).execute(&mut admin).await.unwrap();
-        let worker = url(&worker);
-        Self { scene, worker }
+        let (worker, operator) = (url(&worker), url(&operator));
+        Self { scene, worker, operator }
     }
 
     fn worker(&self) -> WorkerBuilder {
         self.scene.worker().set("POSTGRES__URL", &self.worker).set("POSTGRES__MIGRATE", "false")
+    }
+
+    /// Whoever `url` logs in may do none of these.
+    async fn denied(&self, url: &str, statements: &[&'static str]) {
+        let mut conn = PgConnection::connect(url).await.unwrap();
+        let set = format!("SET search_path = {}", self.scene.schema);
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut conn).await.unwrap();
+        for statement in statements {
+            let error = sqlx::raw_sql(*statement).execute(&mut conn).await.unwrap_err();
+            let code = error.as_database_error().and_then(|e| e.code()).unwrap();
+            assert_eq!(code, "42501", "{statement}");
+        }
     }
 
     fn role(&self) -> String {
@@ -97,14 +112,43 @@ async fn the_restricted_role_suffices_for_a_whole_run() {
 
     let refused =
         ["DELETE FROM user_events", "UPDATE user_events SET type = ''", "CREATE TABLE t ()"];
-    let mut conn = PgConnection::connect(&restricted.worker).await.unwrap();
-    let set = format!("SET search_path = {}", scene.schema);
-    sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut conn).await.unwrap();
-    for statement in refused {
-        let error = sqlx::raw_sql(statement).execute(&mut conn).await.unwrap_err();
-        let code = error.as_database_error().and_then(|e| e.code()).unwrap();
-        assert_eq!(code, "42501", "{statement}");
-    }
+    restricted.denied(&restricted.worker, &refused).await;
+    restricted.denied(&restricted.worker, &["SELECT FROM offset_moves"]).await;
+}
+
+#[tokio::test]
+async fn the_operators_role_suffices_to_show_and_move_positions_and_for_nothing_else() {
+    let restricted = Restricted::new(1).await;
+    let scene = &restricted.scene;
+    let worker = restricted.worker().start().await;
+    scene.send(&[event("u1", "a", "user.created")]).await;
+    scene.caught_up().await;
+    let offsets = async |args: &[&str]| {
+        let command = [&["offsets"], args].concat();
+        let operator = scene.worker().set("POSTGRES__URL", &restricted.operator);
+        let (code, out, log) = operator.command(&command).output().await;
+        assert_eq!(code, Some(0), "{args:?}: {out}{log}");
+        out
+    };
+    offsets(&["show"]).await;
+    let which = ["move", "--topic", &scene.topic, "--all-partitions", "--to-earliest"];
+    offsets(&[&which[..], &["--execute", "--reason", "a test"]].concat()).await;
+    let history = offsets(&["history"]).await;
+    assert!(history.contains(&format!("{}_op", scene.schema)), "postgres knows who: {history}");
+    eventually("the worker reads again", async || {
+        let again = worker.metric("user_events_outcomes_total", r#"outcome="duplicate""#).await;
+        (again == 1.0).then_some(())
+    })
+    .await;
+    let refused = [
+        "UPDATE offset_moves SET reason = ''",
+        "DELETE FROM offset_moves",
+        "DELETE FROM source_offsets",
+        "SELECT FROM users",
+        "SELECT FROM dead_letters",
+        "CREATE TABLE t ()",
+    ];
+    restricted.denied(&restricted.operator, &refused).await;
 }
 
 #[tokio::test]
