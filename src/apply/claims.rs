@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use crate::apply::batch::{Fingerprint, OffsetRange};
 use crate::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
-/// `claimed_by` of an act by hand or by the `offsets` command begins with this.
+/// `claimed_by` of a move by the `offsets` command, or by hand, begins with this.
 pub const OPERATOR: &str = "operator";
 
 /// A partition claimed, and where its reading stands.
@@ -17,7 +17,7 @@ pub struct Claim {
     pub epoch: Epoch,
     /// Next offset to read; `None` when reading has never begun.
     pub next: Option<Offset>,
-    /// The last record applied, unless the offset was moved by hand since.
+    /// The last record applied, unless the position was moved since.
     pub last: Option<Fingerprint>,
 }
 
@@ -220,8 +220,8 @@ pub struct Fenced {
 /// | the row says | meaning | then |
 /// |---|---|---|
 /// | no row, or an epoch not above ours | the database was restored or failed over | claim again |
-/// | claimed by `operator..` | the offset was moved by hand | claim again |
-/// | a higher epoch, still under our name | moved by hand without a name | claim again |
+/// | claimed by `operator..` | the position was moved by an operator | claim again |
+/// | a higher epoch, still under our name | moved by SQL without a name | claim again |
 /// | a higher epoch, another worker's name | our assignment is out of date | wait for Kafka |
 pub(crate) fn judge_fence(ours: Epoch, worker: &str, holder: Option<&Holder>) -> AfterFence {
     match holder {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::{claimed_again, events, halted, reads};
 use crate::support::checker::Projection;
 use crate::support::load::Load;
-use crate::support::{Scene, Worker, event, eventually};
+use crate::support::{Scene, Worker, event, eventually, unique};
 
 /// The offsets in the ledger.
 async fn ledger(scene: &Scene) -> Vec<i64> {
@@ -123,6 +125,47 @@ async fn a_moved_position_is_not_held_against_the_record_applied_before_it() {
     scene.caught_up().await;
     reads(&worker).await;
     worker.counted("applied", 15).await;
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// A transaction that leaves offsets and no record.
+async fn abort_one(scene: &Scene) {
+    const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &scene.brokers)
+        .set("transactional.id", unique("tx"))
+        .create()
+        .unwrap();
+    producer.init_transactions(WAIT).unwrap();
+    producer.begin_transaction().unwrap();
+    let record = FutureRecord::<[u8], [u8]>::to(&scene.topic).partition(0).payload(b"x");
+    producer.send(record, WAIT).await.unwrap();
+    producer.abort_transaction(WAIT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_passes_a_gap() {
+    let scene = Scene::new(1).await;
+    let worker = scene.worker().start().await;
+    scene.send(&events(0, 10, 0)).await;
+    scene.caught_up().await;
+    assert_eq!(worker.stop().await, Some(0));
+    scene.delete_topic().await;
+    scene.create_topic(1).await;
+    scene.send(&events(100, 25, 0)).await;
+    scene.moves(&["--to-latest", "--skip"]).await;
+
+    let worker = scene.worker().start().await;
+    abort_one(&scene).await;
+    scene.caught_up().await;
+    assert_eq!(worker.stop().await, Some(0));
+    // The new log has a record at the offset of the last one applied, and it is another.
+    let worker = scene.worker().start().await;
+    reads(&worker).await;
+    scene.send(&events(200, 1, 0)).await;
+    scene.caught_up().await;
+    worker.counted("applied", 1).await;
+    assert!(!worker.log().contains("partition halted"), "{}", worker.log());
     assert_eq!(worker.stop().await, Some(0));
 }
 

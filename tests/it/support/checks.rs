@@ -47,7 +47,7 @@ impl Scene {
         .await;
     }
 
-    /// Rewinds every partition by hand, as the documentation tells an operator to.
+    /// Rewinds every partition by SQL, as somebody without the `offsets` command would.
     pub async fn rewind(&self) {
         self.execute("UPDATE source_offsets SET epoch = epoch + 1, next_offset = 0").await;
     }
