@@ -142,6 +142,11 @@ async fn commands_and_failed_starts_show_no_secret() {
         ("check", secretive(&scene).command(&["check"])),
         ("migrate", secretive(&scene).command(&["migrate"])),
         ("check of a ready schema", secretive(&scene).command(&["check"])),
+        ("offsets", secretive(&scene).command(&["offsets"])),
+        (
+            "offsets without postgres",
+            secretive(&scene).set("POSTGRES__URL", &away).command(&["offsets"]),
+        ),
         (
             "check without postgres",
             secretive(&scene).set("POSTGRES__URL", &away).command(&["check"]),

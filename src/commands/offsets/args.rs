@@ -1,6 +1,7 @@
 //! What an operator may ask of `offsets`. The words of `move` are those of
 //! `kafka-consumer-groups --reset-offsets`.
 
+use anyhow::ensure;
 use clap::{ArgGroup, Args, Subcommand};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,7 +10,6 @@ use crate::types::Offset;
 
 /// Arguments of `offsets`.
 #[derive(Args, Clone, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct OffsetsArgs {
     /// What to do; without it, `show`.
     #[command(subcommand)]
@@ -17,6 +17,26 @@ pub struct OffsetsArgs {
     /// What to show.
     #[command(flatten)]
     pub show: ShowArgs,
+}
+
+impl OffsetsArgs {
+    /// What to do. (That clap lets the options of `show` conflict with subcommands would include
+    /// the global `--config`.)
+    ///
+    /// # Errors
+    /// When an option stands before the command it is not for.
+    pub(super) fn chosen(self) -> anyhow::Result<OffsetsCommand> {
+        match self.command {
+            None => Ok(OffsetsCommand::Show(self.show)),
+            Some(command) => {
+                ensure!(
+                    self.show.topic.is_none() && !self.show.json,
+                    "--topic and --json must follow the command they are for, such as `offsets show --json`"
+                );
+                Ok(command)
+            }
+        }
+    }
 }
 
 /// What can be done with positions.
@@ -173,10 +193,17 @@ mod tests {
     #[test]
     fn without_a_command_positions_are_shown() {
         let args = parse("--topic t --json").unwrap();
-        assert!(args.command.is_none() && args.show.json);
-        assert_eq!(args.show.topic.as_deref(), Some("t"));
-        let args = parse("show --topic t --json").unwrap();
-        assert!(matches!(args.command, Some(OffsetsCommand::Show(ShowArgs { json: true, .. }))));
+        for args in [args, parse("show --topic t --json").unwrap()] {
+            let OffsetsCommand::Show(show) = args.chosen().unwrap() else { panic!("not show") };
+            assert_eq!((show.topic.as_deref(), show.json), (Some("t"), true));
+        }
+    }
+
+    #[test]
+    fn an_option_before_the_command_is_not_lost_in_silence() {
+        let misplaced = parse("--topic t history").unwrap().chosen().unwrap_err();
+        assert!(misplaced.to_string().contains("--topic"), "{misplaced}");
+        assert!(parse("--json show").unwrap().chosen().is_err());
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub use args::{HistoryArgs, MoveArgs, OffsetsArgs, OffsetsCommand, ShowArgs};
 /// # Errors
 /// Kafka or Postgres away, a schema of others or too old, and every refusal to move.
 pub async fn run(args: OffsetsArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    match args.command.unwrap_or(OffsetsCommand::Show(args.show)) {
+    match args.chosen()? {
         OffsetsCommand::Show(args) => show(&args, config).await?,
         OffsetsCommand::Move(args) => moves::run(&args, config).await?,
         OffsetsCommand::History(args) => history::run(&args, config).await?,

@@ -32,8 +32,10 @@ async fn a_target_outside_the_log_is_refused_and_clamped_only_when_asked() {
 async fn a_dry_run_shows_everything_and_changes_nothing() {
     let scene = applied_and_stopped().await;
     let before = scene.standing().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let config = ["--config", file.path().to_str().unwrap()];
     let which = ["move", "--topic", &scene.topic, "--partition", "0", "--to-earliest"];
-    let shown = scene.offsets(&which).await;
+    let shown = scene.offsets(&[&config[..], &which].concat()).await;
     let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line[..6], [scene.topic.as_str(), "0", "10", "2", "0", "8"], "{shown}");
     assert!(shown.contains("dry run: nothing was moved"), "{shown}");
@@ -62,6 +64,34 @@ async fn of_two_operators_at_once_one_wins_and_the_other_is_told() {
     let history = scene.history().await;
     assert_eq!(history.len(), 1);
     assert_eq!(scene.standing().await[0].1, history[0]["to_offset"].as_i64());
+}
+
+#[tokio::test]
+async fn a_first_claim_that_comes_between_is_not_overwritten() {
+    let scene = Scene::new(1).await;
+    scene.migrate().await;
+    scene.send(&events(0, 5, 0)).await;
+    // A worker that claims a partition nobody had, and takes its time to commit.
+    let mut worker = scene.db().await;
+    let mut claim = sqlx::Connection::begin(&mut worker).await.unwrap();
+    sqlx::query(
+        "INSERT INTO source_offsets (consumer_group, topic, partition, claimed_by)
+         VALUES ($1, $2, 0, 'a worker')",
+    )
+    .bind(&scene.group)
+    .bind(&scene.topic)
+    .execute(&mut *claim)
+    .await
+    .unwrap();
+    let commit = async {
+        scene.waiting_for("source_offsets", 1).await;
+        claim.commit().await.unwrap();
+    };
+    let target = scene.moving(&["--to-offset", "3", "--skip"]);
+    let (refusal, ()) = tokio::join!(scene.refused(&target), commit);
+    assert!(refusal.contains("claimed or moved meanwhile"), "{refusal}");
+    assert_eq!(scene.standing().await, [(0, None, 1, "a worker".to_owned())]);
+    assert!(scene.history().await.is_empty());
 }
 
 #[tokio::test]
