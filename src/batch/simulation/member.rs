@@ -144,6 +144,7 @@ impl Member {
                     }
                 }
                 Notice::Committed(_) | Notice::Drained { .. } => {}
+                Notice::Poisoned(..) => unreachable!("no breaker is set"),
             }
         }
     }

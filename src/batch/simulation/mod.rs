@@ -26,7 +26,7 @@ use time::macros::datetime;
 
 use crate::apply::verdict::Verdict;
 use crate::apply::{ApplyError, Batch, Caps, SessionOptions, WriterOptions};
-use crate::batch::{LaneOptions, Limits, RetryOptions};
+use crate::batch::{BreakerLimits, LaneOptions, Limits, RetryOptions};
 use crate::event::{RawRecord, Rules, Tombstones};
 use crate::observe::metrics::PipelineMetrics;
 use crate::types::{Offset, RecordOffset, TopicPartition};
@@ -269,6 +269,7 @@ fn lane_options() -> LaneOptions {
         index: 0,
         group: "g".into(),
         limits: Limits { max_events: 4, max_bytes: 1 << 20, linger: Duration::ZERO },
+        breaker: BreakerLimits { consecutive: 0, window: 0, ratio: 0.0 },
         rules: Rules {
             max_record_bytes: 1 << 20,
             max_future: second,
