@@ -6,3 +6,4 @@ pub mod migrate;
 pub mod offsets;
 pub mod produce;
 pub mod run;
+pub mod scratch;

@@ -6,9 +6,7 @@
 pub mod args;
 pub mod backlog;
 pub mod broker;
-pub mod database;
 pub mod feed;
-pub mod postgres;
 pub mod progress;
 pub mod reconcile;
 pub mod stored;
@@ -27,14 +25,13 @@ use tokio::task::spawn_blocking;
 
 use crate::app;
 use crate::commands::run::Signals;
+use crate::commands::scratch::{self, ScratchDatabase};
 use crate::config::{Config, PostgresUrl};
 
 pub use args::DemoArgs;
 pub use backlog::Backlog;
 pub use broker::EmbeddedBroker;
-pub use database::DemoDatabase;
 pub use feed::Feed;
-pub use postgres::ThrowawayPostgres;
 pub use reconcile::Reconciliation;
 pub use stored::Stored;
 
@@ -62,8 +59,8 @@ pub async fn run(
     // Listens before anything starts, so that nothing is left behind.
     let signals = Signals::new()?;
     let database = match database {
-        Some(url) => DemoDatabase::scratch(url).await?,
-        None => DemoDatabase::throwaway().await?,
+        Some(url) => ScratchDatabase::scratch(url, scratch::name("user_events_demo")).await?,
+        None => ScratchDatabase::throwaway().await?,
     };
     let result = with_database(&args, config, &database, signals).await;
     let stopped = database.stop().await;
@@ -73,7 +70,7 @@ pub async fn run(
 async fn with_database(
     args: &DemoArgs,
     config: &Config,
-    database: &DemoDatabase,
+    database: &ScratchDatabase,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     let broker = EmbeddedBroker::start(TOPIC, args.partitions)?;
@@ -134,7 +131,7 @@ impl Drop for StopOnDrop {
 async fn show(
     args: &DemoArgs,
     servers: &str,
-    database: &DemoDatabase,
+    database: &ScratchDatabase,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let backlog = Arc::new(Backlog::new(args.partitions));
@@ -181,7 +178,7 @@ async fn at_full_speed(
 async fn at_ease(
     mut feed: Feed,
     watcher: &mut Watcher,
-    database: &DemoDatabase,
+    database: &ScratchDatabase,
 ) -> anyhow::Result<Feed> {
     let (sample, samples) = unbounded_channel();
     let feeding = spawn_blocking(move || {

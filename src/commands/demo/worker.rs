@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::database::DemoDatabase;
+use crate::commands::scratch::ScratchDatabase;
 use crate::config::{Config, EventsConfig, HttpConfig, KafkaConfig, PostgresConfig};
 
 /// Consumer group of the demo's worker.
@@ -26,7 +26,7 @@ const FETCH_WAIT: (&str, &str) = ("WORKER_KAFKA__LIBRDKAFKA__FETCH_WAIT_MAX_MS",
 pub fn config(
     configured: &Config,
     bootstrap_servers: &str,
-    database: &DemoDatabase,
+    database: &ScratchDatabase,
 ) -> anyhow::Result<Config> {
     let (name, value) = FETCH_WAIT;
     let defaults = Config::load(None, std::iter::once((name.to_owned(), value.to_owned())))?;

@@ -31,6 +31,8 @@ pub struct ThrowawayPostgres {
     server: Server,
     directory: TempDir,
     port: u16,
+    binaries: PathBuf,
+    account: Option<Account>,
 }
 
 impl ThrowawayPostgres {
@@ -40,17 +42,33 @@ impl ThrowawayPostgres {
     /// No binaries, with advice on what to install; or what `initdb` or the server said.
     pub async fn start() -> anyhow::Result<Self> {
         let binaries = find_binaries()?;
-        let directory = tempfile::Builder::new().prefix("user-events-demo-").tempdir()?;
+        let directory = tempfile::Builder::new().prefix("user-events-postgres-").tempdir()?;
         let account = Account::for_directory(directory.path())?;
         let (bin, dir) = (binaries.clone(), directory.path().to_owned());
         spawn_blocking(move || initdb(&bin, &dir, account)).await??;
-        for _ in 1..TRIES {
-            if let Ok(started) = start_server(&binaries, directory.path(), account).await {
-                return Ok(Self { server: started.0, directory, port: started.1 });
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let port = free_port()?;
+            match start_server(&binaries, directory.path(), account, port).await {
+                Ok(server) => return Ok(Self { server, directory, port, binaries, account }),
+                Err(error) if tries == TRIES => return Err(error),
+                Err(_) => {}
             }
         }
-        let (server, port) = start_server(&binaries, directory.path(), account).await?;
-        Ok(Self { server, directory, port })
+    }
+
+    /// Crashes the server and starts it again on the same port and data: whoever was connected is
+    /// cut off, whatever was not committed is gone.
+    ///
+    /// # Errors
+    /// It would not stop, or not start.
+    pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
+        // Without a checkpoint, as when the machine fails. In place: its last words take moments.
+        self.server.stop("QUIT", STOP_WITHIN)?;
+        self.server =
+            start_server(&self.binaries, self.directory.path(), self.account, self.port).await?;
+        Ok(())
     }
 
     /// Where to connect, as superuser.
@@ -73,6 +91,10 @@ impl ThrowawayPostgres {
 
 fn url(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/postgres")
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The server process. Dropping it ends the process at once.
@@ -174,8 +196,8 @@ async fn start_server(
     binaries: &Path,
     directory: &Path,
     account: Option<Account>,
-) -> anyhow::Result<(Server, u16)> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    port: u16,
+) -> anyhow::Result<Server> {
     let log = directory.join("server.log");
     let child = command(binaries, "postgres", directory, account)
         .args(["-D", "data", "-k", "", "-c", "listen_addresses=127.0.0.1", "-p"])
@@ -198,7 +220,7 @@ async fn start_server(
             Ok(connection) => {
                 connection.close().await?;
                 if !server.has_ended() {
-                    return Ok((server, port));
+                    return Ok(server);
                 }
             }
             Err(error) if Instant::now() >= give_up => {
@@ -270,6 +292,20 @@ mod tests {
         assert!(is_running(pid) && directory.exists());
         postgres.stop().await.unwrap();
         assert!(!is_running(pid) && !directory.exists());
+    }
+
+    #[tokio::test]
+    async fn a_crash_keeps_what_was_committed_and_cuts_off_who_was_connected() {
+        let mut postgres = ThrowawayPostgres::start().await.unwrap();
+        let url = postgres.url();
+        let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql("CREATE TABLE kept (n int)").execute(&mut connection).await.unwrap();
+        postgres.crash_and_restart().await.unwrap();
+        assert_eq!(postgres.url(), url);
+        assert!(sqlx::raw_sql("SELECT 1").execute(&mut connection).await.is_err());
+        let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql("SELECT n FROM kept").execute(&mut connection).await.unwrap();
+        postgres.stop().await.unwrap();
     }
 
     #[tokio::test]

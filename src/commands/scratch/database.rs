@@ -1,4 +1,4 @@
-//! Where the demo's worker writes: a Postgres of its own, or a scratch schema in a given one.
+//! Where the workers write: a Postgres of our own, or a scratch schema in a given one.
 
 use anyhow::Context;
 use sqlx::postgres::PgConnectOptions;
@@ -7,9 +7,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use super::postgres::ThrowawayPostgres;
 use crate::config::PostgresUrl;
 
-/// The demo's database. Nothing of it is left after [`DemoDatabase::stop`].
+/// A database to try things out in. Nothing of it is left after [`ScratchDatabase::stop`].
 #[derive(Debug)]
-pub enum DemoDatabase {
+pub enum ScratchDatabase {
     /// A server of our own.
     Throwaway(ThrowawayPostgres),
     /// A schema of our own in somebody's database.
@@ -23,7 +23,7 @@ pub struct ScratchSchema {
     name: String,
 }
 
-impl DemoDatabase {
+impl ScratchDatabase {
     /// Starts a Postgres of our own.
     ///
     /// # Errors
@@ -32,12 +32,11 @@ impl DemoDatabase {
         ThrowawayPostgres::start().await.map(Self::Throwaway)
     }
 
-    /// Uses a scratch schema in the database at `url`, which the worker's migration creates.
+    /// Uses the schema `name` in the database at `url`, which the worker's migration creates.
     ///
     /// # Errors
     /// The URL cannot be used.
-    pub async fn scratch(url: PostgresUrl) -> anyhow::Result<Self> {
-        let name = format!("user_events_demo_{:08x}", rand::random::<u32>());
+    pub async fn scratch(url: PostgresUrl, name: String) -> anyhow::Result<Self> {
         let database = Self::Scratch(ScratchSchema { url, name });
         database.connect().await?.close().await?;
         Ok(database)
@@ -59,20 +58,26 @@ impl DemoDatabase {
         }
     }
 
+    /// How to connect so as to see the worker's tables, once they exist.
+    ///
+    /// # Errors
+    /// The URL cannot be parsed.
+    pub fn options(&self) -> anyhow::Result<PgConnectOptions> {
+        let options: PgConnectOptions =
+            self.url().expose().parse().context("the database URL cannot be parsed")?;
+        Ok(options
+            .application_name("user-events-scratch")
+            .options([("search_path", self.schema())])
+            .disable_statement_logging())
+    }
+
     /// A connection that sees the worker's tables, once they exist.
     ///
     /// # Errors
     /// Postgres's own.
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
-        let options: PgConnectOptions =
-            self.url().expose().parse().context("the database URL cannot be parsed")?;
-        options
-            .application_name("user-events-demo")
-            .options([("search_path", self.schema())])
-            .disable_statement_logging()
-            .connect()
-            .await
-            .with_context(|| format!("connecting to {}", self.url()))
+        let connected = self.options()?.connect().await;
+        connected.with_context(|| format!("connecting to {}", self.url()))
     }
 
     /// Takes everything away again.
