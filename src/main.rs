@@ -1,12 +1,12 @@
 //! Parses arguments, starts telemetry, calls a command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use user_events_worker::commands::{check, demo, migrate, offsets, produce, run};
+use user_events_worker::commands::{check, demo, migrate, offsets, produce, prove, run};
 use user_events_worker::config::{self, Config, PostgresUrl};
 use user_events_worker::observe::telemetry::{self, Telemetry};
 
@@ -39,6 +39,8 @@ enum Command {
     Offsets(offsets::OffsetsArgs),
     /// Publish realistic user events.
     Produce(produce::ProduceArgs),
+    /// Prove on your own Kafka and Postgres that nothing is lost or doubled, whatever breaks.
+    Prove(prove::ProveArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,7 +57,8 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(cli.config.as_deref(), config::process_env())
         .context("the configuration cannot be used")?;
-    if matches!(cli.command, Command::Demo(_)) && std::env::var_os("WORKER_LOG__LEVEL").is_none() {
+    let draws = matches!(cli.command, Command::Demo(_) | Command::Prove(_));
+    if draws && std::env::var_os("WORKER_LOG__LEVEL").is_none() {
         // Log lines would tear the progress display.
         config.log.level = "warn".to_owned();
     }
@@ -63,12 +66,16 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::init(&config.log)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build()?;
-    let result = runtime.block_on(execute(cli.command, config));
+    let result = runtime.block_on(execute(cli.command, config, cli.config.as_deref()));
     finish(runtime, telemetry);
     result
 }
 
-async fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+async fn execute(
+    command: Command,
+    config: Config,
+    file: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run => run::run(config).await,
         Command::Demo(args) => {
@@ -85,6 +92,7 @@ async fn execute(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             produce::run(args, &config.kafka.producer_properties(), topic).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Prove(args) => prove::run(args, &config, file).await,
     }
 }
 

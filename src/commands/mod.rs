@@ -5,5 +5,6 @@ pub mod demo;
 pub mod migrate;
 pub mod offsets;
 pub mod produce;
+pub mod prove;
 pub mod run;
 pub mod scratch;

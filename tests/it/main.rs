@@ -20,6 +20,7 @@ mod hostile;
 mod metrics;
 mod months;
 mod offsets;
+mod prove;
 mod recovery;
 mod rewind;
 mod secrets;

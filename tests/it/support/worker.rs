@@ -102,7 +102,12 @@ impl WorkerBuilder {
 
     /// Runs to the end; answers exit code, standard output and standard error.
     pub async fn output(&self) -> (Option<i32>, String, String) {
-        let ended = tokio::time::timeout(PATIENCE, self.process().output()).await;
+        self.output_within(PATIENCE).await
+    }
+
+    /// The same, for a command that takes long.
+    pub async fn output_within(&self, patience: Duration) -> (Option<i32>, String, String) {
+        let ended = tokio::time::timeout(patience, self.process().output()).await;
         let output = ended.expect("the command ends").unwrap();
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
