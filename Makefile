@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup nextest build demo test services stop fmt lint deny sqlx sqlx-check bench verify clean
+.PHONY: help setup nextest build demo prove test services stop fmt lint deny sqlx sqlx-check bench verify clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ build: setup ## build the release binary
 
 demo: setup ## see it work: embedded broker, throwaway PostgreSQL, real worker; ARGS="..." go to the demo
 	cargo run --release --locked --bin user-events-worker -- demo $(ARGS)
+
+prove: setup ## prove that nothing is lost or doubled whatever breaks; ARGS="..." go to prove
+	scripts/services run -- cargo run --release --locked --bin user-events-worker -- prove $(ARGS)
 
 test: setup nextest ## run all tests on a Kafka and a PostgreSQL of their own; ARGS="..." go to nextest
 	cargo test --doc --locked

@@ -189,7 +189,7 @@ impl KafkaConfig {
         properties
     }
 
-    /// Everything librdkafka needs to know to produce, for `produce` and `demo`. Of the
+    /// Everything librdkafka needs to know to produce, for `produce`, `demo` and `prove`. Of the
     /// pass-through, only what applies to every client: names that begin with `ssl.`, `sasl.`,
     /// `security.`, `socket.`, `broker.` or `client.`. Holds secrets in the clear.
     pub fn producer_properties(&self) -> BTreeMap<String, String> {

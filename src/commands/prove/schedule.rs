@@ -15,7 +15,7 @@ use serde::Serialize;
 pub enum FaultKind {
     /// kill -9 of a worker
     Kill,
-    /// SIGSTOP of a worker until others have its partitions, then SIGCONT
+    /// SIGSTOP of a worker amid its batches until others have its partitions, then SIGCONT
     Stop,
     /// Workers that come and go in waves: rebalances
     Storm,
@@ -38,7 +38,7 @@ impl FaultKind {
             Self::Kill | Self::Disconnect => 1,
             Self::Deadlock | Self::Database => 3,
             Self::Storm => 8,
-            Self::Stop => 10,
+            Self::Stop => 15,
         })
     }
 }

@@ -16,6 +16,11 @@ use crate::commands::scratch::ScratchDatabase;
 const CUTS: usize = 3;
 /// How long one try to make a deadlock may take.
 const ONE_TRY: Duration = Duration::from_secs(10);
+/// How long the workers are held up before one of them is frozen: so that all have something to
+/// write, and more to come.
+const BLOCKED_FOR: Duration = Duration::from_millis(700);
+/// How often to look for waiting workers: well before Postgres looks for a deadlock.
+const OFTEN: Duration = Duration::from_millis(10);
 /// How late a deadlock may show in the statistics: a backend reports within seconds.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -73,36 +78,48 @@ impl Saboteur<'_> {
     /// One try: locks the last users, waits for a worker that waits for them, and asks for the
     /// first, which that worker has probably locked. Answers the worker's backend.
     async fn cross_locks(&self, observer: &mut PgConnection) -> anyhow::Result<Option<i32>> {
-        // A connection of its own, dropped with whatever is open on it.
-        let mut locker = self.watch.connect().await?;
-        sqlx::raw_sql("BEGIN; SET LOCAL lock_timeout = '10s'").execute(&mut locker).await?;
-        let own = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#);
-        let own = own.fetch_one(&mut locker).await?;
-        if lock(&mut locker, LAST).await.is_err() {
-            return Ok(None);
-        }
+        let (mut locker, own) = self.lock_last().await?;
         let give_up = Instant::now() + ONE_TRY;
         let waiting = loop {
-            let waiting = sqlx::query_scalar!(
-                r#"SELECT pid AS "pid!" FROM pg_stat_activity
-                   WHERE application_name = 'user-events-worker'
-                     AND $1 = ANY (pg_blocking_pids(pid))"#,
-                own
-            );
-            if let Some(pid) = waiting.fetch_optional(&mut *observer).await? {
-                break pid;
+            if let Some(pid) = waiting_for(observer, own).await?.first() {
+                break *pid;
             }
             if Instant::now() >= give_up {
                 return Ok(None);
             }
-            sleep(Duration::from_millis(10)).await;
+            sleep(OFTEN).await;
         };
         // An error here is the deadlock, with us as its victim; or a lock that came too late. The
         // statistics tell which.
-        let locked = lock(&mut locker, FIRST).await;
+        lock(&mut locker, FIRST).await.ok();
         sqlx::raw_sql("ROLLBACK").execute(&mut locker).await.ok();
-        drop(locked);
         Ok(Some(waiting))
+    }
+
+    /// Locks users whom every batch has, until about every lane waits for them; answers the
+    /// connection that holds the locks, and how many batches wait.
+    pub(super) async fn block_writers(&self) -> anyhow::Result<(PgConnection, usize)> {
+        let mut observer = self.watch.connect().await?;
+        let (locker, own) = self.lock_last().await?;
+        let began = Instant::now();
+        loop {
+            let waiting = waiting_for(&mut observer, own).await?.len();
+            if began.elapsed() >= BLOCKED_FOR {
+                ensure!(waiting > 0, "no worker had anything to write");
+                return Ok((locker, waiting));
+            }
+            sleep(OFTEN).await;
+        }
+    }
+
+    /// A connection that has locked the last users, and its backend. Dropped, it lets go of them.
+    async fn lock_last(&self) -> anyhow::Result<(PgConnection, i32)> {
+        let mut locker = self.watch.connect().await?;
+        sqlx::raw_sql("BEGIN; SET LOCAL lock_timeout = '30s'").execute(&mut locker).await?;
+        let own = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#);
+        let own = own.fetch_one(&mut locker).await?;
+        lock(&mut locker, LAST).await.context("locking some users")?;
+        Ok((locker, own))
     }
 
     pub(super) async fn crash_database(&mut self) -> anyhow::Result<String> {
@@ -115,6 +132,17 @@ impl Saboteur<'_> {
         ensure!(after > before, "Postgres did not start again");
         Ok(format!("pg_postmaster_start_time {before} -> {after}"))
     }
+}
+
+/// The workers' backends that wait for this one.
+async fn waiting_for(conn: &mut PgConnection, backend: i32) -> sqlx::Result<Vec<i32>> {
+    sqlx::query_scalar!(
+        r#"SELECT pid AS "pid!" FROM pg_stat_activity
+           WHERE application_name = 'user-events-worker' AND $1 = ANY (pg_blocking_pids(pid))"#,
+        backend
+    )
+    .fetch_all(conn)
+    .await
 }
 
 async fn lock(conn: &mut PgConnection, prefix: &str) -> sqlx::Result<usize> {

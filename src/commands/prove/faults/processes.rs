@@ -35,16 +35,22 @@ impl Saboteur<'_> {
         Ok(format!("worker {pid} ended by signal 9 while it held {held} partitions"))
     }
 
+    /// Freezes a worker with batches under way: they wait for users that we have locked, and are
+    /// let go when nobody is there any more to go on with them.
     pub(super) async fn stop(&mut self, worker: usize) -> anyhow::Result<String> {
         let (pid, _) = self.holder(worker).await?;
+        let (locker, waiting) = self.block_writers().await?;
         let began = Instant::now();
         self.fleet.member(worker)?.signal(Signal::SIGSTOP)?;
+        // The server rolls back what is open on it.
+        drop(locker);
         let result = self.while_frozen(worker, pid).await;
         // Whatever happened: it must not stay frozen.
         self.fleet.member(worker)?.signal(Signal::SIGCONT)?;
         let lost = result?;
         Ok(format!(
-            "worker {pid} in state T for {:.1} s, while others claimed its {lost} partitions",
+            "worker {pid} in state T for {:.1} s from when {waiting} batches of the workers were \
+             under way, while others claimed its {lost} partitions",
             began.elapsed().as_secs_f64()
         ))
     }
