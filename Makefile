@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup nextest build demo prove test services stop fmt lint deny sqlx sqlx-check bench verify clean
+.PHONY: help setup nextest build demo prove test guards chaos services stop fmt lint deny sqlx sqlx-check bench verify clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,14 @@ prove: setup ## prove that nothing is lost or doubled whatever breaks; ARGS="...
 	scripts/services run -- cargo run --release --locked --bin user-events-worker -- prove $(ARGS)
 
 test: setup nextest ## run all tests on a Kafka and a PostgreSQL of their own; ARGS="..." go to nextest
-	cargo test --doc --locked
-	scripts/services run -- cargo nextest run --locked $(ARGS)
+	cargo test --doc --locked --features failpoints
+	scripts/services run -- cargo nextest run --locked --features failpoints $(ARGS)
+
+guards: setup nextest ## switch off one guard after another: does a test notice?
+	scripts/services run -- scripts/guards
+
+chaos: setup nextest ## all tests, also those that take minutes; ARGS="..." go to nextest
+	scripts/services run -- cargo nextest run --locked --features failpoints --profile chaos $(ARGS)
 
 services: setup ## start Kafka and PostgreSQL in .services, print their addresses
 	@scripts/services up
@@ -33,9 +39,11 @@ stop: ## stop them and remove their data
 fmt: ## format the code
 	cargo fmt --all
 
+# Everything with the failpoints in; then what is shipped, without them.
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --all-features --locked -- -D warnings
+	cargo clippy --locked -- -D warnings
 
 deny: ## advisories, licences and sources of the dependencies (needs cargo-deny)
 	cargo deny check

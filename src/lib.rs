@@ -24,5 +24,6 @@ pub mod commands;
 pub mod config;
 pub mod consume;
 pub mod event;
+pub mod failpoint;
 pub mod observe;
 pub mod types;

@@ -64,6 +64,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     // Before the runtime: the OTLP exporter's blocking client must not be made inside one.
     let telemetry = telemetry::init(&config.log)?;
+    #[cfg(feature = "failpoints")]
+    let _armed = user_events_worker::failpoint::arm()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build()?;
     let result = runtime.block_on(execute(cli.command, config, cli.config.as_deref()));

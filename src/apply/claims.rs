@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use crate::apply::batch::{Fingerprint, OffsetRange};
+use crate::failpoint::{self, Guard};
 use crate::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
 /// `claimed_by` of a move by the `offsets` command, or by hand, begins with this.
@@ -96,19 +97,28 @@ pub(super) async fn renew(
 
 /// Moves the offsets of a batch, where this worker's claim is the newest and the offset stands
 /// where the batch begins. Answers the partitions that did *not* move: they are fenced.
+///
+/// A range without a record keeps the stored fingerprint, unless the offset was moved by hand
+/// since: then it belongs to the place left.
 pub(super) async fn fence(
     conn: &mut PgConnection,
     group: &str,
     ranges: &[OffsetRange],
 ) -> sqlx::Result<Vec<TopicPartition>> {
     lock(conn, group, ranges).await?;
-    let columns = RangeColumns::of(ranges);
+    let mut columns = RangeColumns::of(ranges);
+    if failpoint::is_off(Guard::Epoch) || failpoint::is_off(Guard::Offset) {
+        columns.agree_with(&holders(conn, group, &sources(ranges)).await?);
+    }
     let moved = sqlx::query!(
         r#"UPDATE source_offsets s
            SET next_offset = w.next_to, last_next = w.next_to,
-               last_offset = COALESCE(w.last_offset, s.last_offset),
-               last_timestamp = COALESCE(w.last_timestamp, s.last_timestamp),
-               last_checksum = COALESCE(w.last_checksum, s.last_checksum)
+               last_offset = CASE WHEN w.last_offset IS NULL AND s.last_next = s.next_offset
+                                  THEN s.last_offset ELSE w.last_offset END,
+               last_timestamp = CASE WHEN w.last_offset IS NULL AND s.last_next = s.next_offset
+                                     THEN s.last_timestamp ELSE w.last_timestamp END,
+               last_checksum = CASE WHEN w.last_offset IS NULL AND s.last_next = s.next_offset
+                                    THEN s.last_checksum ELSE w.last_checksum END
            FROM UNNEST($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[],
                        $7::bigint[], $8::bigint[], $9::bigint[])
              AS w(topic, partition, epoch, next_from, next_to, last_offset, last_timestamp, last_checksum)
@@ -135,6 +145,10 @@ pub(super) async fn fence(
         })
         .cloned()
         .collect())
+}
+
+fn sources(ranges: &[OffsetRange]) -> Vec<TopicPartition> {
+    ranges.iter().map(|range| range.source.clone()).collect()
 }
 
 /// Locks the rows of a batch in key order: two workers with crossed partitions wait, not deadlock.
@@ -164,6 +178,8 @@ pub(crate) struct Holder {
     pub epoch: Epoch,
     /// Who claimed it.
     pub claimed_by: String,
+    /// Next offset to read.
+    pub next: Option<Offset>,
 }
 
 /// Reads who holds the given partitions.
@@ -174,7 +190,7 @@ pub(super) async fn holders(
 ) -> sqlx::Result<Vec<Holder>> {
     let (topics, partitions) = columns(sources);
     let rows = sqlx::query!(
-        r#"SELECT s.topic, s.partition, s.epoch, s.claimed_by FROM source_offsets s
+        r#"SELECT s.topic, s.partition, s.epoch, s.claimed_by, s.next_offset FROM source_offsets s
            JOIN UNNEST($2::text[], $3::int[]) AS w(topic, partition)
              ON s.topic = w.topic AND s.partition = w.partition
            WHERE s.consumer_group = $1"#,
@@ -190,6 +206,7 @@ pub(super) async fn holders(
             source: TopicPartition::new(row.topic, row.partition),
             epoch: Epoch(row.epoch),
             claimed_by: row.claimed_by,
+            next: row.next_offset.map(Offset),
         })
         .collect())
 }
@@ -280,6 +297,24 @@ impl<'a> RangeColumns<'a> {
             last_checksum: last(|l| i64::from(l.checksum)),
         }
     }
+
+    /// A guard switched off takes what stands in the table for what it expects there.
+    fn agree_with(&mut self, holders: &[Holder]) {
+        for index in 0..self.topics.len() {
+            let Some(holder) = holders.iter().find(|holder| {
+                *holder.source.topic == *self.topics[index]
+                    && holder.source.partition == self.partitions[index]
+            }) else {
+                continue;
+            };
+            if failpoint::is_off(Guard::Epoch) {
+                self.epochs[index] = holder.epoch.0;
+            }
+            if failpoint::is_off(Guard::Offset) {
+                self.from[index] = holder.next.map(|offset| offset.0);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +326,7 @@ mod tests {
             source: TopicPartition::new("t", 0),
             epoch: Epoch(epoch),
             claimed_by: claimed_by.into(),
+            next: None,
         }
     }
 

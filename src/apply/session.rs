@@ -12,6 +12,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::info;
 
+use crate::failpoint::{self, Guard};
+
 /// How to reach Postgres and how long to let it wait.
 ///
 /// `Debug` leaves out how to connect: sqlx would show the password.
@@ -63,6 +65,11 @@ impl SessionOptions {
     /// BEGIN and its settings in one round trip. `SET LOCAL` ends with the transaction, which is
     /// what PgBouncer in transaction mode needs.
     fn begin(&self) -> String {
+        // 0 is what Postgres takes for "no limit".
+        let unless_off = |guard, limit: Duration| match failpoint::is_off(guard) {
+            true => 0,
+            false => limit.as_millis(),
+        };
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; \
              SET LOCAL statement_timeout = {}; \
@@ -70,8 +77,8 @@ impl SessionOptions {
              SET LOCAL idle_in_transaction_session_timeout = {}; \
              SET LOCAL search_path = \"{}\", pg_temp",
             self.statement_timeout.as_millis(),
-            self.lock_timeout.as_millis(),
-            self.idle_in_transaction_timeout.as_millis(),
+            unless_off(Guard::LockTimeout, self.lock_timeout),
+            unless_off(Guard::IdleTimeout, self.idle_in_transaction_timeout),
             self.schema,
         )
     }

@@ -13,6 +13,7 @@ use crate::apply::session::{Session, SessionOptions};
 use crate::apply::users::{self, LockFirst};
 use crate::apply::verdict::{self, Verdict};
 use crate::event::{Reason, Rejection};
+use crate::failpoint::{self, Guard, Point};
 use crate::types::{Epoch, Offset, TopicPartition};
 
 /// What a writer needs to know.
@@ -125,8 +126,10 @@ impl Writer {
             Ok(Err(fenced)) => return self.judge_fenced(batch, fenced).await,
             Err(error) => return self.failed(error).await,
         };
+        failpoint::reach(Point::BeforeCommit);
         match self.session.commit().await {
             Ok(()) => {
+                failpoint::reach(Point::AfterCommit);
                 self.careful = self.careful.saturating_sub(1);
                 Outcome::Applied(applied)
             }
@@ -147,12 +150,18 @@ impl Writer {
         batch: &Batch,
     ) -> Result<Result<Applied, Vec<TopicPartition>>, ApplyError> {
         let lock_first = if self.careful > 0 { LockFirst::All } else { LockFirst::Versioned };
-        let conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
+        let mut conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
+        failpoint::reach(Point::BeforeFence);
         let fenced = claims::fence(conn, &self.options.group, &batch.ranges)
             .await
             .map_err(ApplyError::at("fence"))?;
         if !fenced.is_empty() {
             return Ok(Err(fenced));
+        }
+        failpoint::reach(Point::AfterFence);
+        if failpoint::is_off(Guard::Transaction) {
+            self.session.commit().await.map_err(ApplyError::at("half way"))?;
+            conn = self.session.begin().await.map_err(ApplyError::at("half way"))?;
         }
         let fresh = ledger::insert(conn, batch).await.map_err(ApplyError::at("ledger"))?;
         let stale = users::project(conn, batch, &fresh, lock_first)
@@ -198,7 +207,8 @@ impl Writer {
             .collect();
         let lost = self.judge(&gone, |_| true).await.map_err(ApplyError::at("resolve"));
         let lost = self.cleaned(lost).await?;
-        Ok(Resolution { committed: committed(ranges, &renewed), held: epochs(renewed), lost })
+        let committed = committed(ranges, &renewed) && !failpoint::is_off(Guard::Resolve);
+        Ok(Resolution { committed, held: epochs(renewed), lost })
     }
 
     /// Asks the table about partitions held, and answers those whose row no longer carries our
@@ -229,20 +239,25 @@ impl Writer {
     /// Turns the only record of a batch into a dead letter, or answers false when there is not
     /// exactly one event to blame.
     pub fn refuse(&self, batch: &mut Batch, error: &ApplyError) -> bool {
-        let [item] = batch.items.as_mut_slice() else { return false };
-        match std::mem::replace(&mut item.content, Content::Skipped) {
-            Content::Event(_, raw) => {
-                let sqlstate = verdict::sqlstate(&error.source);
-                let message = verdict::describe(&error.source);
-                let letter = DeadLetter::refused(raw, sqlstate, &message, self.options.caps);
-                item.content = Content::DeadLetter(Box::new(letter));
-                true
-            }
-            other => {
-                item.content = other;
-                false
+        let blamed = match batch.items.as_mut_slice() {
+            one @ [_] => one,
+            all if failpoint::is_off(Guard::Bisect) => all,
+            _ => return false,
+        };
+        let mut refused = false;
+        for item in blamed {
+            match std::mem::replace(&mut item.content, Content::Skipped) {
+                Content::Event(_, raw) => {
+                    let sqlstate = verdict::sqlstate(&error.source);
+                    let message = verdict::describe(&error.source);
+                    let letter = DeadLetter::refused(raw, sqlstate, &message, self.options.caps);
+                    item.content = Content::DeadLetter(Box::new(letter));
+                    refused = true;
+                }
+                other => item.content = other,
             }
         }
+        refused
     }
 
     /// Creates the months the batch's events belong to; events of an expired one are rejected.

@@ -12,6 +12,7 @@ use crate::apply::{Applied, ApplyError, Batch, Claim, Fenced, Outcome, Resolutio
 use crate::batch::breaker::Breaker;
 use crate::batch::lane::{Done, Lane, Owned, millis};
 use crate::batch::{Generation, Notice, span};
+use crate::failpoint::{self, Guard};
 use crate::observe::board::Health;
 use crate::types::{Epoch, Offset, TopicPartition};
 
@@ -161,6 +162,7 @@ impl Lane {
                 self.committed(&batch, applied);
             }
         } else {
+            info!(records = batch.items.len(), "a batch in doubt was found not committed");
             self.waiting.push_front(batch);
         }
         self.on_fenced(resolution.lost);
@@ -181,7 +183,7 @@ impl Lane {
     fn on_failed(&mut self, mut batch: Batch, error: ApplyError) {
         self.wait_after(&error, &batch_sources(&batch));
         let in_two = match error.verdict {
-            Verdict::Data => true,
+            Verdict::Data => !failpoint::is_off(Guard::Bisect),
             Verdict::Smaller => self.retry.failures() >= TRIES_BEFORE_SPLIT,
             _ => false,
         };

@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config::is_secret_property;
 use crate::consume::context::{Context, Events, WorkerConsumer};
+use crate::failpoint::{self, Mishap};
 
 /// Kafka refused to be reached.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,10 @@ pub fn consumer(
     let mut config = ClientConfig::new();
     for (key, value) in properties {
         config.set(key, value);
+    }
+    if failpoint::happens(Mishap::TwinGroup) {
+        let twin = config.get("group.id").map(|group| format!("{group}-twin"));
+        config.set("group.id", twin.unwrap_or_default());
     }
     config.create_with_context(context).map_err(|error| ClientError::Config(refusal(&error)))
 }

@@ -27,6 +27,7 @@ use crate::consume::context::{Event, Events, WorkerConsumer};
 use crate::consume::log_ends::LogEndsThread;
 use crate::consume::record;
 use crate::consume::watchdog::Watchdog;
+use crate::failpoint::{self, Guard, Mishap};
 use crate::observe::Heartbeat;
 use crate::observe::board::{Health, StatusBoard};
 use crate::observe::metrics::PipelineMetrics;
@@ -212,6 +213,9 @@ impl PollLoop {
     fn run(mut self) -> Stopped {
         loop {
             self.heartbeat.beat();
+            while failpoint::happens(Mishap::StuckPoll) {
+                std::thread::sleep(POLL);
+            }
             self.take_notices();
             if self.chores_at.elapsed() >= CHORES {
                 self.chores();
@@ -253,7 +257,8 @@ impl PollLoop {
                     self.resume_lane(index);
                 }
             } else if !lane.paused {
-                if lane.held_since.is_some_and(|since| since.elapsed() >= HOLD) {
+                let lasts = lane.held_since.is_some_and(|since| since.elapsed() >= HOLD);
+                if lasts && !failpoint::is_off(Guard::Pause) {
                     self.pause_lane(index);
                 } else {
                     held_up = true;

@@ -191,6 +191,7 @@ impl Database {
             source: source.clone(),
             epoch: row.epoch,
             claimed_by: row.claimed_by.clone(),
+            next: row.next,
         });
         let after = judge_fence(epoch, worker, holder.as_ref());
         Fenced { source: source.clone(), epoch, after }

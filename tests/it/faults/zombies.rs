@@ -7,6 +7,8 @@ use crate::support::load::Load;
 use crate::support::locks::blocked_by;
 use crate::support::{Scene, eventually};
 
+use super::{never_stepped_back, watch_for_steps_back};
+
 #[tokio::test]
 async fn chaos_a_zombie_that_wakes_after_its_partitions_moved_is_fenced_and_shares_work_again() {
     let scene = Scene::new(6).await;
@@ -88,4 +90,52 @@ async fn chaos_a_zombie_inside_its_transaction_holds_up_its_successor_for_a_whil
     scene.check(&ledger, Projection::Whole).await;
     assert_eq!(zombie.stop().await, Some(0));
     assert_eq!(successor.stop().await, Some(0));
+}
+
+/// A worker that falls asleep at a failpoint in the midst of a batch, is succeeded, and wakes up
+/// with the rest of that batch before it. Postgres keeps its transaction open for `idle`.
+async fn sleeps_at(point: &str, idle: &str) {
+    let scene = Scene::new(4).await;
+    watch_for_steps_back(&scene).await;
+    let load = scene.produce(Load::mixed(500));
+    let worker = scene
+        .worker()
+        // No other lane, which might fall asleep with locks of its own.
+        .set("BATCH__LANES", "1")
+        .set("KAFKA__SESSION_TIMEOUT", "3s")
+        .set("POSTGRES__LOCK_TIMEOUT", "1s")
+        .set("POSTGRES__IDLE_IN_TRANSACTION_TIMEOUT", idle);
+    let stop = format!("{point}=20*off->1*return(stop)");
+    let sleeper = worker.clone().failpoint(&stop).start().await;
+    sleeper.is_asleep().await;
+    let successor = worker.start().await;
+    successor.holds(4).await;
+    scene.progresses(300).await;
+
+    sleeper.signal(Signal::SIGCONT);
+    sleeper.holds(2).await;
+    successor.holds(2).await;
+    scene.progresses(300).await;
+    let ledger = load.stop().await;
+    scene.check(&ledger, Projection::Whole).await;
+    never_stepped_back(&scene).await;
+    assert_eq!(sleeper.metric("user_events_rebalances_total", "lost").await, 1.0);
+    assert_eq!(sleeper.stop().await, Some(0));
+    assert_eq!(successor.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn chaos_a_zombie_asleep_before_the_fence_does_not_pass_it_any_more() {
+    // Its transaction is still open when it wakes: nothing but the fence keeps it from writing.
+    sleeps_at("before-fence", "60s").await;
+}
+
+#[tokio::test]
+async fn chaos_a_zombie_asleep_behind_the_fence_has_written_nothing() {
+    sleeps_at("after-fence", "2s").await;
+}
+
+#[tokio::test]
+async fn chaos_a_zombie_asleep_after_its_commit_has_written_once() {
+    sleeps_at("after-commit", "2s").await;
 }

@@ -31,17 +31,23 @@ impl Held {
         .await
     }
 
-    /// Lets go.
+    /// Lets go, and what was written stays.
+    pub async fn commit(mut self) {
+        sqlx::raw_sql("COMMIT").execute(&mut self.conn).await.unwrap();
+    }
+
+    /// Lets go, as if nothing had been done.
     pub async fn release(mut self) {
         sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await.unwrap();
     }
 }
 
-/// The sessions that wait for a lock of this one.
+/// The sessions that wait for a lock of this one. (Not by `pg_stat_activity`: within a transaction,
+/// which is where [`Held`] asks, that shows the same moment again and again.)
 pub async fn blocked_by(conn: &mut PgConnection, pid: i32) -> Vec<i32> {
     sqlx::query_scalar(
-        "SELECT pid FROM pg_stat_activity
-         WHERE wait_event_type = 'Lock' AND $1 = ANY(pg_blocking_pids(pid))",
+        "SELECT DISTINCT pid FROM pg_locks
+         WHERE NOT granted AND $1 = ANY(pg_blocking_pids(pid))",
     )
     .bind(pid)
     .fetch_all(conn)

@@ -18,11 +18,20 @@ use super::{PATIENCE, Page, Scene, eventually};
 pub struct WorkerBuilder {
     env: BTreeMap<String, String>,
     args: Vec<String>,
+    failpoints: Vec<String>,
 }
 
 impl WorkerBuilder {
     pub(super) fn new(scene: &Scene) -> Self {
-        let builder = Self { env: BTreeMap::new(), args: vec!["run".into()] };
+        let builder = Self {
+            env: BTreeMap::new(),
+            args: vec!["run".into()],
+            // `scripts/guards` asks for a worker without one of its guards.
+            failpoints: std::env::var("WITHOUT_GUARD")
+                .map(|guard| format!("without-{guard}=return"))
+                .into_iter()
+                .collect(),
+        };
         builder
             .set("KAFKA__BOOTSTRAP_SERVERS", &scene.brokers)
             .set("KAFKA__TOPICS", &scene.topic)
@@ -56,6 +65,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// What happens at a point of `src/failpoint.rs`, such as `before-commit=1*return`.
+    pub fn failpoint(mut self, happens: &str) -> Self {
+        self.failpoints.push(happens.to_owned());
+        self
+    }
+
     /// Another subcommand than `run`.
     pub fn command(mut self, args: &[&str]) -> Self {
         self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -65,10 +80,17 @@ impl WorkerBuilder {
     fn process(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_user-events-worker"));
         command.args(&self.args).kill_on_drop(true).stdin(Stdio::null());
-        for name in ["DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS"] {
+        for name in ["DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "FAILPOINTS"] {
             command.env_remove(name);
         }
         command.envs(&self.env);
+        if !self.failpoints.is_empty() {
+            assert!(
+                cfg!(feature = "failpoints"),
+                "build with --features failpoints: see `make test`"
+            );
+            command.env("FAILPOINTS", self.failpoints.join(";"));
+        }
         command
     }
 
@@ -89,12 +111,15 @@ impl WorkerBuilder {
         let mut worker = Worker { child, log, reader, addr: String::new() };
         worker.addr = eventually("the worker serves http", async || {
             let ended = worker.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the worker ended ({ended:?}):\n{}", worker.log());
             let log = worker.log();
             assert!(!log.contains("error: the configuration cannot be used"), "{log}");
-            let line = log.lines().find(|line| line.contains("http listening"))?;
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some(line["addr"].as_str()?.to_owned())
+            // A failpoint may have ended it since.
+            if let Some(line) = log.lines().find(|line| line.contains("http listening")) {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                return Some(line["addr"].as_str()?.to_owned());
+            }
+            assert!(ended.is_none(), "the worker ended ({ended:?}):\n{log}");
+            None
         })
         .await;
         worker
@@ -166,6 +191,18 @@ impl Worker {
             reader.await.unwrap();
         }
         code
+    }
+
+    /// Waits until it has stopped itself at a failpoint.
+    pub async fn is_asleep(&self) {
+        let path = format!("/proc/{}/stat", self.pid().expect("the worker runs"));
+        eventually("the worker sleeps at its failpoint", async || {
+            let stat = std::fs::read_to_string(&path).unwrap();
+            // The state follows the name, which is in parentheses.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            rest.starts_with('T').then_some(())
+        })
+        .await;
     }
 
     /// Resident memory, in MiB.
