@@ -143,9 +143,8 @@ async fn abort_one(scene: &Scene) {
     producer.abort_transaction(WAIT).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_passes_a_gap() {
-    let scene = Scene::new(1).await;
+/// A position is moved in a recreated topic, and then passes a gap.
+async fn passes_a_gap_after_a_move(scene: &Scene, moved: impl AsyncFnOnce(&Scene)) {
     let worker = scene.worker().start().await;
     scene.send(&events(0, 10, 0)).await;
     scene.caught_up().await;
@@ -153,10 +152,10 @@ async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_pass
     scene.delete_topic().await;
     scene.create_topic(1).await;
     scene.send(&events(100, 25, 0)).await;
-    scene.moves(&["--to-latest", "--skip"]).await;
+    moved(scene).await;
 
     let worker = scene.worker().start().await;
-    abort_one(&scene).await;
+    abort_one(scene).await;
     scene.caught_up().await;
     assert_eq!(worker.stop().await, Some(0));
     // The new log has a record at the offset of the last one applied, and it is another.
@@ -167,6 +166,26 @@ async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_pass
     worker.counted("applied", 1).await;
     assert!(!worker.log().contains("partition halted"), "{}", worker.log());
     assert_eq!(worker.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_passes_a_gap() {
+    let scene = Scene::new(1).await;
+    passes_a_gap_after_a_move(&scene, async |scene| {
+        scene.moves(&["--to-latest", "--skip"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_it_after_a_move_by_sql() {
+    let scene = Scene::new(1).await;
+    passes_a_gap_after_a_move(&scene, async |scene| {
+        let sql = "UPDATE source_offsets
+                   SET next_offset = 25, epoch = epoch + 1, claimed_by = 'operator: ann'";
+        scene.execute(sql).await;
+    })
+    .await;
 }
 
 #[tokio::test]
