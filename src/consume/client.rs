@@ -29,6 +29,13 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// librdkafka's refusal to make a client, without the secrets it quotes.
+    pub fn refused(error: &KafkaError) -> Self {
+        Self::Config(refusal(error))
+    }
+}
+
 /// A consumer that has not joined the group yet, what its callbacks tell, and what it was made
 /// from. No `Debug`: properties may be secret.
 pub struct Client {
@@ -74,7 +81,7 @@ pub fn consumer(
         let twin = config.get("group.id").map(|group| format!("{group}-twin"));
         config.set("group.id", twin.unwrap_or_default());
     }
-    config.create_with_context(context).map_err(|error| ClientError::Config(refusal(&error)))
+    config.create_with_context(context).map_err(|error| ClientError::refused(&error))
 }
 
 /// What librdkafka says about a configuration it refuses: it quotes the value, which may be secret.

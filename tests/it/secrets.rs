@@ -138,6 +138,10 @@ async fn what_records_and_secrets_hold_shows_up_nowhere() {
 async fn commands_and_failed_starts_show_no_secret() {
     let scene = Scene::new(1).await;
     let away = with_password("postgres://ann@127.0.0.1:1/none");
+    let refused = || {
+        let secret = "KAFKA__LIBRDKAFKA__SASL_OAUTHBEARER_CLIENT_SECRET";
+        secretive(&scene).set(secret, "kanarie-oauth")
+    };
     let builders = [
         ("check", secretive(&scene).command(&["check"])),
         ("migrate", secretive(&scene).command(&["migrate"])),
@@ -173,12 +177,7 @@ async fn commands_and_failed_starts_show_no_secret() {
             "a passphrase without tls",
             secretive(&scene).set("KAFKA__SSL_KEY_PASSWORD", "kanarie-key"),
         ),
-        (
-            "a secret librdkafka refuses",
-            secretive(&scene)
-                .set("KAFKA__LIBRDKAFKA__SASL_OAUTHBEARER_CLIENT_SECRET", "kanarie-oauth")
-                .command(&["check"]),
-        ),
+        ("a secret librdkafka refuses", refused().command(&["check"])),
         ("a secret misspelt", secretive(&scene).set("KAFKA__SASL_PASWORD", "kanarie-misspelt")),
         ("a secret file that is none", secretive(&scene).set("POSTGRES__URL_FILE", "/kanarie")),
         (
@@ -190,6 +189,16 @@ async fn commands_and_failed_starts_show_no_secret() {
                 .set("KAFKA__LIBRDKAFKA__SSL_CERTIFICATE_PEM", "kanarie-pem")
                 .set("KAFKA__SSL_KEY_PASSWORD", "kanarie-key")
                 .command(&["check"]),
+        ),
+        (
+            "a proof without postgres",
+            secretive(&scene).set("POSTGRES__URL", &away).command(&["prove"]),
+        ),
+        ("a proof with a secret librdkafka refuses", refused().command(&["prove"])),
+        ("produce with a secret librdkafka refuses", refused().command(&["produce"])),
+        (
+            "a topic with a secret librdkafka refuses",
+            refused().command(&["produce", "--create-topic", "1"]),
         ),
     ];
     for (what, builder) in builders {

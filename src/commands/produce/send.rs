@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::record::Generated;
+use crate::consume::ClientError;
 
 /// How long the brokers may take to answer at the start.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
@@ -108,7 +109,7 @@ impl Sender {
         let deliveries =
             Deliveries { acknowledged: AtomicU64::new(0), failure: OnceLock::new(), observer };
         let producer: BaseProducer<Deliveries> =
-            config.create_with_context(deliveries).context("creating the Kafka producer")?;
+            config.create_with_context(deliveries).map_err(|error| ClientError::refused(&error))?;
         let metadata = producer
             .client()
             .fetch_metadata(Some(topic), FIRST_CONTACT)

@@ -9,6 +9,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::consume::ClientError;
+
 /// How long the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,7 +25,8 @@ pub(super) async fn create(
 ) -> anyhow::Result<()> {
     let mut config = ClientConfig::new();
     config.extend(properties.iter().map(|(name, value)| (name.clone(), value.clone())));
-    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let admin: AdminClient<DefaultClientContext> =
+        config.create().map_err(|error| ClientError::refused(&error))?;
     let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     let results = admin.create_topics([&wanted], &options).await.context("asking Kafka")?;

@@ -19,6 +19,7 @@ use super::args::MOST_RECORDS;
 use super::events::{Content, Events};
 use super::ledger::Ledger;
 use super::setting::User;
+use crate::consume::ClientError;
 
 /// The rhythm of the load.
 const TICK: Duration = Duration::from_millis(10);
@@ -56,8 +57,10 @@ impl Load {
         rate: u64,
         user: User,
     ) -> anyhow::Result<Self> {
-        let producer: FutureProducer =
-            client(properties).set("enable.idempotence", "true").create()?;
+        let producer: FutureProducer = client(properties)
+            .set("enable.idempotence", "true")
+            .create()
+            .map_err(|error| ClientError::refused(&error))?;
         let (stop, acknowledged) = (Arc::default(), Arc::default());
         let run = Run {
             producer,
@@ -195,7 +198,8 @@ impl Aborts {
         let producer: BaseProducer = client(properties)
             .set("transactional.id", topic)
             .set("transaction.timeout.ms", TRANSACTION.as_millis().to_string())
-            .create()?;
+            .create()
+            .map_err(|error| ClientError::refused(&error))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, done) = oneshot::channel();
         let (stopped, topic) = (stop.clone(), topic.to_owned());

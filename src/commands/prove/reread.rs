@@ -13,6 +13,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::events::Record;
 use super::ledger::{Ledger, Position};
+use crate::consume::ClientError;
 
 /// How long the broker may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -48,7 +49,8 @@ impl Log {
         let consumer = config
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
-            .create_with_context(Silent)?;
+            .create_with_context(Silent)
+            .map_err(|error| ClientError::refused(&error))?;
         Ok(Self { consumer, topic: topic.to_owned(), partitions })
     }
 

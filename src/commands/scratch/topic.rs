@@ -9,6 +9,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::consume::ClientError;
+
 /// How long the brokers may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// As many copies as the brokers make by default.
@@ -32,7 +34,8 @@ impl ScratchTopic {
     ) -> anyhow::Result<Self> {
         let mut config = ClientConfig::new();
         config.extend(properties.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let admin: AdminClient<DefaultClientContext> = config.create()?;
+        let admin: AdminClient<DefaultClientContext> =
+            config.create().map_err(|error| ClientError::refused(&error))?;
         let wanted = NewTopic::new(&name, partitions, BROKERS_DEFAULT);
         let results = admin.create_topics([&wanted], &options()).await;
         for result in results.context("asking Kafka to create the scratch topic")? {
