@@ -49,8 +49,8 @@ impl Saboteur<'_> {
         self.fleet.member(worker)?.signal(Signal::SIGCONT)?;
         let lost = result?;
         Ok(format!(
-            "worker {pid} in state T for {:.1} s from when {waiting} batches of the workers were \
-             under way, while others claimed its {lost} partitions",
+            "worker {pid} frozen while {waiting} of the workers' backends waited for locks of \
+             ours; in state T for {:.1} s, while others claimed its {lost} partitions",
             began.elapsed().as_secs_f64()
         ))
     }
