@@ -131,7 +131,7 @@ async fn a_partition_held_back_stays_so_over_a_restart_until_the_limits_are_lift
 async fn a_large_share_of_dead_letters_halts_and_a_trickle_never_does() {
     let scene = Scene::new(2).await;
     // Partition 0: of every three records two are bad; partition 1: of every hundred one.
-    let mixed = |n: usize| if n % 3 == 0 { good(0, n) } else { bad(0) };
+    let mixed = |n: usize| if n.is_multiple_of(3) { good(0, n) } else { bad(0) };
     let trickle = |n: usize| if n % 100 == 50 { bad(1) } else { good(1, n) };
     scene.send(&(0..1200).map(mixed).collect::<Vec<_>>()).await;
     scene.send(&(0..3000).map(trickle).collect::<Vec<_>>()).await;
@@ -204,7 +204,8 @@ async fn tombstones_and_duplicates_never_trip_the_breaker() {
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 0.0);
 
     // Between tombstones, bad records are still in a row.
-    let mixed = |n: usize| if n % 2 == 0 { bad(0) } else { event("u", "x", "-").raw(None).to(0) };
+    let mixed =
+        |n: usize| if n.is_multiple_of(2) { bad(0) } else { event("u", "x", "-").raw(None).to(0) };
     scene.send(&(0..20).map(mixed).collect::<Vec<_>>()).await;
     halted(&worker, &scene, 0).await;
     assert_eq!(worker.stop().await, Some(0));
