@@ -133,6 +133,7 @@ pub fn session_options(config: &PostgresConfig) -> anyhow::Result<SessionOptions
         statement_timeout: config.statement_timeout,
         lock_timeout: config.lock_timeout,
         idle_in_transaction_timeout: config.idle_in_transaction_timeout,
+        statement_cache: config.statement_cache,
     })
 }
 

@@ -13,6 +13,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::info;
 
 use crate::failpoint::{self, Guard};
+use crate::observe::rate_limit::LogGate;
+
+/// A server that keeps closing connections is news once in a while, not every time.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// How to reach Postgres and how long to let it wait.
 ///
@@ -32,6 +36,9 @@ pub struct SessionOptions {
     /// `idle_in_transaction_session_timeout`: after it, Postgres ends a paused worker's
     /// transaction, so that its locks do not hold up a successor.
     pub idle_in_transaction_timeout: Duration,
+    /// Whether prepared statements outlive their transaction; not behind a PgBouncer that gives
+    /// each transaction another server.
+    pub statement_cache: bool,
 }
 
 impl fmt::Debug for SessionOptions {
@@ -64,18 +71,23 @@ impl SessionOptions {
 
     /// BEGIN and its settings in one round trip. `SET LOCAL` ends with the transaction, which is
     /// what PgBouncer in transaction mode needs.
+    ///
+    /// sqlx names every statement it prepares, numbers them from 1 on each connection, and without
+    /// a cache forgets to close them. So without a cache whatever an earlier transaction left on
+    /// this server, ours or another's, goes first: it would be in the way, and pile up.
     fn begin(&self) -> String {
         // 0 is what Postgres takes for "no limit".
         let unless_off = |guard, limit: Duration| match failpoint::is_off(guard) {
             true => 0,
             false => limit.as_millis(),
         };
+        let forget = if self.statement_cache { "" } else { "; DEALLOCATE ALL" };
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; \
              SET LOCAL statement_timeout = {}; \
              SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL search_path = \"{}\", pg_temp",
+             SET LOCAL search_path = \"{}\", pg_temp{forget}",
             self.statement_timeout.as_millis(),
             unless_off(Guard::LockTimeout, self.lock_timeout),
             unless_off(Guard::IdleTimeout, self.idle_in_transaction_timeout),
@@ -90,13 +102,14 @@ pub struct Session {
     begin: String,
     connection: Option<PgConnection>,
     lost_before: bool,
+    log: LogGate,
 }
 
 impl Session {
     /// A session that has not connected yet.
     pub fn new(options: SessionOptions) -> Self {
         let begin = options.begin();
-        Self { options, begin, connection: None, lost_before: false }
+        Self { options, begin, connection: None, lost_before: false, log: LogGate::new(NEWS) }
     }
 
     /// Begins a transaction, connecting first when there is no connection.
@@ -108,8 +121,10 @@ impl Session {
             Some(connection) => connection,
             None => {
                 let connection = self.options.connect().await?;
-                if std::mem::take(&mut self.lost_before) {
-                    info!("connected to postgres again");
+                if std::mem::take(&mut self.lost_before)
+                    && let Some(suppressed) = self.log.pass("connected")
+                {
+                    info!(suppressed, "connected to postgres again");
                 }
                 connection
             }

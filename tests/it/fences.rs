@@ -22,6 +22,7 @@ fn session(scene: &Scene) -> SessionOptions {
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(30),
         idle_in_transaction_timeout: Duration::from_secs(30),
+        statement_cache: true,
     }
 }
 
