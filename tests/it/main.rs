@@ -17,6 +17,7 @@ mod fences;
 mod fold;
 mod health;
 mod hostile;
+mod matrix;
 mod metrics;
 mod months;
 mod offsets;

@@ -39,6 +39,23 @@ impl Scene {
 
     /// A scene on services of the test's own.
     pub async fn on(brokers: &str, database_url: &str, partitions: i32) -> Self {
+        let scene = Self::without_topic(brokers, database_url, partitions);
+        scene.create_topic(partitions).await;
+        scene
+    }
+
+    /// A scene in a database of its own on the shared Postgres: whatever is connected to it
+    /// belongs to this scene.
+    pub async fn in_database(partitions: i32) -> Self {
+        let shared = Self::new(partitions).await;
+        let database = unique("own");
+        shared.execute(&format!("CREATE DATABASE {database}")).await;
+        let (server, _) = shared.database_url.rsplit_once('/').unwrap();
+        Self { database_url: format!("{server}/{database}"), ..shared }
+    }
+
+    /// The same, whose topic somebody else creates.
+    pub fn without_topic(brokers: &str, database_url: &str, partitions: i32) -> Self {
         let name = unique("t");
         let producer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
@@ -46,7 +63,7 @@ impl Scene {
             .set("linger.ms", "2")
             .create()
             .unwrap();
-        let scene = Self {
+        Self {
             brokers: brokers.into(),
             database_url: database_url.into(),
             topic: name.clone(),
@@ -54,9 +71,7 @@ impl Scene {
             schema: name,
             partitions,
             producer,
-        };
-        scene.create_topic(partitions).await;
-        scene
+        }
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -65,8 +80,16 @@ impl Scene {
 
     /// Creates the topic and waits until its partitions have leaders.
     pub async fn create_topic(&self, partitions: i32) {
+        self.create_topic_with(partitions, &[]).await;
+    }
+
+    /// The same, with settings of its own.
+    pub async fn create_topic_with(&self, partitions: i32, settings: &[(&str, &str)]) {
         let admin = self.admin();
-        let topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
         eventually("the topic is created", async || {
             let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(5)));
             match admin.create_topics([&topic], &options).await {
@@ -252,6 +275,16 @@ impl Scene {
         })
         .await
         .unwrap()
+    }
+
+    /// Waits until Postgres stands at these ends, or beyond.
+    pub async fn passes(&self, ends: &BTreeMap<i32, i64>) {
+        eventually("every record published so far is applied", async || {
+            let positions = self.positions().await?;
+            let passed = |(p, end): (&i32, &i64)| positions.get(p).unwrap_or(&0) >= end;
+            ends.iter().all(passed).then_some(())
+        })
+        .await;
     }
 
     /// Waits until Postgres stands at the end of every partition.

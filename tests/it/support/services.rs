@@ -5,6 +5,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::proxy::Proxy;
+
 /// What can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -16,26 +18,40 @@ pub enum Service {
 pub struct Services {
     dir: tempfile::TempDir,
     brokers: Option<String>,
+    proxied: Option<String>,
     database_url: Option<String>,
 }
 
 impl Services {
     /// Starts what is listed and waits until it is ready.
     pub async fn start(wanted: &[Service]) -> Self {
-        let dir = tempfile::Builder::new().prefix("user-events-it.").tempdir().unwrap();
-        let mut services = Self { dir, brokers: None, database_url: None };
         let only: &[&str] = match wanted {
             [Service::Kafka] => &["--only", "kafka"],
             [Service::Postgres] => &["--only", "postgres"],
             _ => &[],
         };
-        let env = services.script("up", only).await;
+        Self::up(only).await
+    }
+
+    /// Starts a Kafka with a second listener, whose clients all pass the proxy.
+    pub async fn kafka_behind(proxy: &Proxy) -> Self {
+        let port = proxy.port().to_string();
+        let services = Self::up(&["--only", "kafka", "--proxy-port", &port]).await;
+        proxy.leads_to(services.proxied.as_deref().expect("a second listener")).await;
+        services
+    }
+
+    async fn up(options: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("user-events-it.").tempdir().unwrap();
+        let mut services = Self { dir, brokers: None, proxied: None, database_url: None };
+        let env = services.script("up", options).await;
         let find = |name: &str| {
             let prefix = format!("export {name}=");
             let value = env.lines().find_map(|line| line.strip_prefix(&prefix))?;
             Some(value.to_owned())
         };
         services.brokers = find("KAFKA_BOOTSTRAP_SERVERS");
+        services.proxied = find("KAFKA_PROXIED_LISTENER");
         services.database_url = find("DATABASE_URL");
         services
     }
@@ -48,6 +64,11 @@ impl Services {
     /// Where its Postgres is.
     pub fn database_url(&self) -> &str {
         self.database_url.as_deref().expect("postgres was started")
+    }
+
+    /// Where its Postgres keeps its data.
+    pub fn postgres_data(&self) -> PathBuf {
+        self.dir.path().join("postgres/data").canonicalize().unwrap()
     }
 
     /// `kill -9` of the broker.

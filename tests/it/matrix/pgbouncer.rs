@@ -1,0 +1,89 @@
+//! Behind PgBouncer in transaction mode: each transaction may run on another server process.
+
+use std::time::{Duration, Instant};
+
+use super::Since;
+use crate::support::checker::Projection;
+use crate::support::load::Load;
+use crate::support::pgbouncer::PgBouncer;
+use crate::support::{Scene, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_without_a_statement_cache_kills_lose_and_double_nothing() {
+    let scene = Scene::in_database(4).await;
+    let mut admin = scene.db().await;
+    let mut bouncer = PgBouncer::start(&scene.database_url, 2).await;
+    let worker = scene
+        .worker()
+        .set("POSTGRES__URL", bouncer.url())
+        .set("POSTGRES__STATEMENT_CACHE", "false")
+        .set("BATCH__LANES", "3")
+        .set("BATCH__MAX_EVENTS", "50")
+        .start()
+        .await;
+    let load = scene.produce(Load::mixed(800));
+    worker.holds(4).await;
+    scene.progresses(500).await;
+    assert_eq!(worker.metric("user_events_apply_errors_total", "").await, 0.0, "{}", worker.log());
+
+    let log = Since::now(&worker);
+    let mut killed = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..40 {
+        pace.tick().await;
+        let victims: Vec<(bool,)> = sqlx::query_as(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'user-events-worker'",
+        )
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
+        killed += victims.len();
+    }
+    let healed = Instant::now();
+    assert!(killed >= 10, "the fault was there: {killed} servers killed");
+    let outages = worker.metric("user_events_apply_errors_total", "").await;
+    assert!(outages > 0.0, "and the worker met it");
+    scene.recovers(&format!("{killed} servers killed behind pgbouncer"), healed).await;
+    log.is_quiet("servers killed behind pgbouncer", &worker);
+    let ledger = load.stop().await;
+    scene.check(&ledger, Projection::Whole).await;
+    assert!(bouncer.runs());
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// Which of the two it is depends on PgBouncer's version: 1.21 and later follow prepared statements
+/// when `max_prepared_statements` says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_with_a_statement_cache_all_is_applied_once_or_the_worker_says_why_not() {
+    let scene = Scene::in_database(4).await;
+    scene.migrate().await;
+    let bouncer = PgBouncer::start(&scene.database_url, 2).await;
+    let cached = scene
+        .worker()
+        .set("POSTGRES__URL", bouncer.url())
+        .set("POSTGRES__MIGRATE", "false")
+        .set("BATCH__LANES", "3")
+        .set("BATCH__MAX_EVENTS", "50");
+    let ledger = scene.produce(Load::mixed(20_000).limit(3_000)).finished().await;
+    let ends = scene.ends().await;
+
+    let worker = cached.start().await;
+    let complaint = eventually("all is applied, or the worker says why not", async || {
+        if scene.positions().await.is_some_and(|positions| positions == ends) {
+            return Some(None);
+        }
+        let (code, reasons) = worker.get("/readyz").await;
+        (code == 503 && reasons.contains("prepared statement")).then_some(Some(reasons))
+    })
+    .await;
+    let applied = scene.progress().await;
+    eprintln!("with a statement cache: {applied} of {} applied, {complaint:?}", ledger.len());
+    assert_eq!(worker.get("/livez").await.0, 200);
+    drop(worker);
+
+    // Whatever happened has doubled nothing; without the cache the rest follows.
+    let worker = cached.set("POSTGRES__STATEMENT_CACHE", "false").start().await;
+    scene.check(&ledger, Projection::Whole).await;
+    assert_eq!(worker.stop().await, Some(0));
+}
