@@ -4,12 +4,16 @@
 //!
 //! What takes longer than about 20 s is named `long_..`.
 
+mod compaction;
 mod network;
 mod pgbouncer;
+mod storm;
+mod transactions;
+mod twins;
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Scene, Worker};
+use crate::support::{Scene, Worker, eventually};
 
 /// How long after a fault has ended everything must be applied again.
 const RECOVERY: Duration = Duration::from_secs(30);
@@ -45,4 +49,15 @@ impl Since {
         eprintln!("{what}: {lines} log lines, {} MiB resident", worker.resident_mib());
         assert!(lines <= allowed, "{what}: {lines} log lines\n{}", worker.log());
     }
+}
+
+/// Waits until the worker itself reports a lag of zero for so many partitions.
+async fn no_lag(worker: &Worker, partitions: usize) {
+    eventually("the worker reports no lag", async || {
+        let status = worker.status().await;
+        let rows = status["partitions"].as_array()?;
+        let none = rows.len() == partitions && rows.iter().all(|row| row["lag_records"] == 0);
+        none.then_some(())
+    })
+    .await;
 }
