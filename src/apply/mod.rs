@@ -30,4 +30,4 @@ pub use claims::{AfterFence, Claim, Fenced, OPERATOR};
 pub(crate) use claims::{Holder, judge_fence};
 pub use dead_letters::{Caps, DeadLetter};
 pub use session::{Session, SessionOptions};
-pub use writer::{Applied, ApplyError, Outcome, Resolution, Writer, WriterOptions};
+pub use writer::{Applied, ApplyError, Held, Outcome, Resolution, Writer, WriterOptions};

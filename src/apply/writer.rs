@@ -6,7 +6,7 @@ use std::fmt;
 use time::Date;
 
 use crate::apply::batch::{Batch, Content, OffsetRange};
-use crate::apply::claims::{self, Claim, Fenced};
+use crate::apply::claims::{self, Claim, Fenced, Holder};
 use crate::apply::dead_letters::{self, Caps, DeadLetter};
 use crate::apply::ledger::{self, Month};
 use crate::apply::session::{Session, SessionOptions};
@@ -69,6 +69,17 @@ pub struct Applied {
     pub dead_letters: BTreeMap<&'static str, u64>,
     /// Records passed over by configuration.
     pub skipped: u64,
+}
+
+/// A partition as this worker believes its row to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The partition.
+    pub source: TopicPartition,
+    /// Our claim.
+    pub epoch: Epoch,
+    /// Where our last claim found it or our last commit left it.
+    pub next: Option<Offset>,
 }
 
 /// How applying a batch ended.
@@ -212,15 +223,22 @@ impl Writer {
     }
 
     /// Asks the table about partitions held, and answers those whose row no longer carries our
-    /// epoch: notices an operator's move while nothing flows, and proves that Postgres answers.
+    /// epoch, or stands elsewhere than we left it: notices while nothing flows what an operator
+    /// moved or a failover lost, and proves that Postgres answers.
     ///
     /// # Errors
     /// When Postgres does not answer.
-    pub async fn probe(
-        &mut self,
-        held: &[(TopicPartition, Epoch)],
-    ) -> Result<Vec<Fenced>, ApplyError> {
-        let result = self.judge(held, |ours| !ours).await.map_err(ApplyError::at("probe"));
+    pub async fn probe(&mut self, held: &[Held]) -> Result<Vec<Fenced>, ApplyError> {
+        let claims: Vec<_> = held.iter().map(|held| (held.source.clone(), held.epoch)).collect();
+        let moved = |holder: Option<&Holder>| {
+            !held.iter().any(|held| {
+                holder.is_some_and(|holder| {
+                    (&holder.source, holder.epoch, holder.next)
+                        == (&held.source, held.epoch, held.next)
+                })
+            })
+        };
+        let result = self.judge(&claims, moved).await.map_err(ApplyError::at("probe"));
         self.cleaned(result).await
     }
 
@@ -302,11 +320,11 @@ impl Writer {
         }
     }
 
-    /// Judges the partitions for which `wanted` says so, given whether the row carries our epoch.
+    /// Judges the partitions for which `wanted` says so, given their rows.
     async fn judge(
         &mut self,
         held: &[(TopicPartition, Epoch)],
-        wanted: impl Fn(bool) -> bool,
+        wanted: impl Fn(Option<&Holder>) -> bool,
     ) -> sqlx::Result<Vec<Fenced>> {
         let sources: Vec<_> = held.iter().map(|(source, _)| source.clone()).collect();
         let conn = self.session.begin().await?;
@@ -316,9 +334,8 @@ impl Writer {
             .iter()
             .filter_map(|(source, epoch)| {
                 let holder = holders.iter().find(|holder| &holder.source == source);
-                let ours = holder.is_some_and(|holder| holder.epoch == *epoch);
                 let after = claims::judge_fence(*epoch, &self.options.worker, holder);
-                wanted(ours).then(|| Fenced { source: source.clone(), epoch: *epoch, after })
+                wanted(holder).then(|| Fenced { source: source.clone(), epoch: *epoch, after })
             })
             .collect())
     }

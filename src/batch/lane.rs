@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::apply::{
     AfterFence, Applied, ApplyError, Batch, Caps, Claim, Content, DeadLetter, Fenced, Fingerprint,
-    Outcome, Resolution, Writer, WriterOptions,
+    Held, Outcome, Resolution, Writer, WriterOptions,
 };
 use crate::batch::breaker::{Breaker, BreakerLimits};
 use crate::batch::gather::{Gathering, Limits};
@@ -30,7 +30,8 @@ use crate::types::{Epoch, Offset, TopicPartition};
 /// A beat shows that the lane's loop turns, whatever Postgres does.
 const BEAT: Duration = Duration::from_secs(1);
 /// A lane asks Postgres about its claims this often, busy or not: it proves that Postgres answers,
-/// and notices an operator's move of a partition that is halted or has no traffic.
+/// and notices when a partition that is halted or has no traffic was moved by an operator, or by a
+/// database that lost its last transactions.
 const PROBE: Duration = Duration::from_secs(2);
 /// A job may take so many statement time-outs; beyond that the server is gone.
 const GONE: u32 = 4;
@@ -64,6 +65,8 @@ pub(super) struct Owned {
     pub(super) epoch: Epoch,
     /// The end of what was gathered: where the next batch begins.
     pub(super) next: Option<Offset>,
+    /// Where Postgres stood at our last claim or commit.
+    pub(super) stored: Option<Offset>,
     /// Record timestamp (ms) of the oldest record being written, and of the oldest gathered.
     pub(super) writing_since: Option<i64>,
     pub(super) gathered_since: Option<i64>,
@@ -85,7 +88,7 @@ pub(super) enum Job {
     Claim(HashMap<TopicPartition, Generation>),
     Apply(Batch, BatchSpan),
     Resolve(Batch, Option<Applied>),
-    Probe(Vec<(TopicPartition, Epoch)>),
+    Probe(Vec<Held>),
 }
 
 /// What came of it.
@@ -254,7 +257,12 @@ impl Lane {
             Some(Job::Claim(self.wanted.clone()))
         } else if self.may_probe() {
             self.probed_at = Instant::now();
-            Some(Job::Probe(self.owned.iter().map(|(s, o)| (s.clone(), o.epoch)).collect()))
+            let held = |(source, owned): (&TopicPartition, &Owned)| Held {
+                source: source.clone(),
+                epoch: owned.epoch,
+                next: owned.stored,
+            };
+            Some(Job::Probe(self.owned.iter().map(held).collect()))
         } else {
             let batch = self.next_batch()?;
             let span = span::start(&self.options, &batch);

@@ -62,6 +62,7 @@ impl Lane {
                 generation,
                 epoch: claim.epoch,
                 next: claim.next,
+                stored: claim.next,
                 writing_since: None,
                 gathered_since: None,
                 breaker: Breaker::new(self.options.breaker),
@@ -100,9 +101,9 @@ impl Lane {
             offsets.push((range.source.clone(), range.to));
             let more =
                 self.waiting.iter().any(|b| b.ranges.iter().any(|r| r.source == range.source));
-            if let Some(owned) = self.owned.get_mut(&range.source)
-                && !more
-            {
+            let Some(owned) = self.owned.get_mut(&range.source) else { continue };
+            owned.stored = Some(range.to);
+            if !more {
                 owned.writing_since = None;
                 self.board.pending(&range.source, owned.gathered_since);
             }

@@ -5,6 +5,7 @@
 //! What takes longer than about 20 s is named `long_..`.
 
 mod compaction;
+mod lost_commits;
 mod network;
 mod pgbouncer;
 mod storm;

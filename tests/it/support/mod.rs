@@ -8,6 +8,7 @@ pub mod locks;
 pub mod pgbouncer;
 mod prometheus;
 pub mod proxy;
+pub mod replica;
 mod scene;
 mod services;
 mod worker;
