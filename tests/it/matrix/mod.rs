@@ -4,10 +4,15 @@
 //!
 //! What takes longer than about 20 s is named `long_..`.
 
+mod clocks;
 mod compaction;
+mod disk_full;
 mod lost_commits;
+mod mock;
 mod network;
+mod payloads;
 mod pgbouncer;
+mod slow_database;
 mod storm;
 mod transactions;
 mod twins;

@@ -71,6 +71,11 @@ impl Services {
         self.dir.path().join("postgres/data").canonicalize().unwrap()
     }
 
+    /// What its Postgres logged since its last start.
+    pub fn postgres_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("postgres.log")).unwrap()
+    }
+
     /// `kill -9` of the broker.
     pub async fn kill_kafka(&self) {
         self.script("kill-kafka", &[]).await;

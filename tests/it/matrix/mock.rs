@@ -1,0 +1,169 @@
+//! Rows 13 and 14: errors of the protocol, coordinators that move, brokers that are slow or away,
+//! by librdkafka's mock cluster, which answers whatever it is told to. The worker is the real one.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::mocking::{MockCluster, MockCoordinator};
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::RDKafkaApiKey as Api;
+use rdkafka::types::RDKafkaRespErr as Answer;
+
+use super::Since;
+use crate::support::checker::Projection;
+use crate::support::load::{Load, Producing};
+use crate::support::{Scene, Worker, eventually};
+
+const REBALANCES: &str = "user_events_rebalances_total";
+
+/// A worker under load on a mock cluster of three brokers. Not to be sent to another thread.
+struct Mock {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    scene: Scene,
+    worker: Worker,
+    load: Producing,
+}
+
+impl Mock {
+    async fn new() -> Self {
+        let cluster = MockCluster::new(3).unwrap();
+        let postgres = std::env::var("DATABASE_URL").expect("DATABASE_URL is set");
+        let scene = Scene::without_topic(&cluster.bootstrap_servers(), &postgres, 4);
+        cluster.create_topic(&scene.topic, 4, 3).unwrap();
+        for partition in 0..4 {
+            cluster.partition_leader(&scene.topic, partition, Some(1 + partition % 3)).unwrap();
+        }
+        let worker = scene.worker().set("KAFKA__COMMIT_INTERVAL", "100ms").start().await;
+        let load = scene.produce(Load::mixed(300));
+        worker.holds(4).await;
+        scene.progresses(200).await;
+        Self { cluster, scene, worker, load }
+    }
+
+    /// The same answer to request after request of a kind, until the metric shows it.
+    async fn answers(&self, api: Api, answer: Answer, metric: &str) {
+        let what = format!("{answer:?} to {api:?}");
+        let log = Since::now(&self.worker);
+        let before = self.worker.metric(metric, "").await;
+        self.cluster.request_errors(api, &[answer; 10]);
+        eventually(&format!("{metric} shows {what}"), async || {
+            (self.worker.metric(metric, "").await > before).then_some(())
+        })
+        .await;
+        self.cluster.clear_request_errors(api);
+        self.recovers(&what, &log).await;
+    }
+
+    async fn recovers(&self, what: &str, log: &Since) {
+        assert_eq!(self.worker.get("/livez").await.0, 200);
+        self.scene.recovers(what, Instant::now()).await;
+        log.is_quiet(what, &self.worker);
+    }
+
+    async fn ends(self) {
+        let ledger = self.load.stop().await;
+        self.scene.check(&ledger, Projection::Whole).await;
+        assert_eq!(self.worker.stop().await, Some(0));
+    }
+}
+
+/// Only the mirror stands still: Postgres has the truth about progress.
+#[tokio::test]
+async fn whatever_kafka_answers_to_commits_the_work_goes_on() {
+    let mock = Mock::new().await;
+    for answer in [
+        Answer::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
+        Answer::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE,
+        Answer::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+    ] {
+        let what = format!("{answer:?} to OffsetCommit");
+        let log = Since::now(&mock.worker);
+        mock.cluster.request_errors(Api::OffsetCommit, &[answer; 1_000]);
+        // Whatever was under way before has arrived by now.
+        mock.scene.progresses(100).await;
+        let before = mock.scene.mirrored().await;
+        mock.scene.progresses(200).await;
+        assert_eq!(mock.scene.mirrored().await, before, "the fault was there: nothing is mirrored");
+        mock.cluster.clear_request_errors(Api::OffsetCommit);
+        mock.recovers(&what, &log).await;
+        eventually("positions are mirrored again", async || {
+            (mock.scene.mirrored().await != before).then_some(())
+        })
+        .await;
+    }
+    mock.ends().await;
+}
+
+#[tokio::test]
+async fn long_whatever_kafka_answers_to_members_nothing_is_lost_or_doubled() {
+    let mock = Mock::new().await;
+    for answer in
+        [Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, Answer::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION]
+    {
+        mock.answers(Api::Heartbeat, answer, REBALANCES).await;
+    }
+    // Rejoining is refused, too, for a while.
+    for answer in [
+        Answer::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+        Answer::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        Answer::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
+    ] {
+        mock.cluster.request_errors(Api::JoinGroup, &[answer; 2]);
+        mock.answers(Api::Heartbeat, Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID, REBALANCES).await;
+    }
+    mock.ends().await;
+}
+
+/// A broker that answers so keeps the records to itself as long: that is what shows it.
+#[tokio::test]
+async fn whatever_kafka_answers_to_fetches_nothing_is_lost_or_doubled() {
+    let mock = Mock::new().await;
+    for answer in [
+        Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Answer::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        Answer::RD_KAFKA_RESP_ERR_UNKNOWN,
+    ] {
+        let what = format!("{answer:?} to Fetch");
+        let log = Since::now(&mock.worker);
+        let begun = Instant::now();
+        mock.cluster.request_errors(Api::Fetch, &[answer; 10]);
+        mock.recovers(&what, &log).await;
+        let took = begun.elapsed();
+        assert!(
+            took > Duration::from_secs(1),
+            "the fault was there: {took:?} instead of an instant"
+        );
+    }
+    mock.ends().await;
+}
+
+#[tokio::test]
+async fn coordinators_and_leaders_that_move_slow_brokers_and_absent_ones_are_overcome() {
+    let mock = Mock::new().await;
+    let group = || MockCoordinator::Group(mock.scene.group.clone());
+    let log = Since::now(&mock.worker);
+    for broker in [2, 3, 1] {
+        mock.cluster.coordinator(group(), broker).unwrap();
+        for partition in 0..4 {
+            let leader = Some(1 + (partition + broker) % 3);
+            mock.cluster.partition_leader(&mock.scene.topic, partition, leader).unwrap();
+        }
+        mock.recovers(&format!("coordinator on broker {broker}, every leader moved"), &log).await;
+    }
+
+    let slow = Duration::from_millis(300);
+    (1..=3).for_each(|broker| mock.cluster.broker_round_trip_time(broker, slow).unwrap());
+    mock.scene.progresses(300).await;
+    (1..=3).for_each(|b| mock.cluster.broker_round_trip_time(b, Duration::ZERO).unwrap());
+    mock.recovers("300 ms round trips to every broker", &log).await;
+
+    for broker in 1..=3 {
+        mock.cluster.broker_down(broker).unwrap();
+        eventually("kafka is told to be in trouble", async || {
+            (mock.worker.metric("user_events_kafka_up", "").await == 0.0).then_some(())
+        })
+        .await;
+        mock.cluster.broker_up(broker).unwrap();
+        mock.recovers(&format!("broker {broker} away"), &log).await;
+    }
+    mock.ends().await;
+}

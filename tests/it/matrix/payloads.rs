@@ -1,0 +1,79 @@
+//! Rows 36 to 39: what `dead_letters.rs` does not send. Records that are small on the wire and
+//! large in memory, and keys longer than an index takes.
+
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use std::time::{Duration, Instant};
+
+use crate::support::{Scene, event, eventually};
+
+const MIB: usize = 1024 * 1024;
+
+/// 50 MiB in one record, and 20 MiB in twenty: a few KiB each as zstd sends them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bombs_of_zstd_are_dead_letters_and_hold_up_nobody() {
+    let scene = Scene::new(1).await;
+    let worker = scene.worker().start().await;
+    worker.holds(1).await;
+    let before = worker.resident_mib();
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &scene.brokers)
+        .set("compression.codec", "zstd")
+        .set("message.max.bytes", "100000000")
+        .set("linger.ms", "50")
+        .create()
+        .unwrap();
+    let wait = Duration::from_secs(30);
+    let large = vec![b'['; 50 * MIB];
+    let record = FutureRecord::to(&scene.topic).key("bomb").payload(&large);
+    producer.send(record, wait).await.unwrap();
+    let small = vec![b'{'; MIB + 1];
+    let sent: Vec<_> = (0..20)
+        .map(|_| producer.send_result(FutureRecord::to(&scene.topic).key("bomb").payload(&small)))
+        .map(|sent| sent.map_err(|(error, _)| error).unwrap())
+        .collect();
+    for delivery in sent {
+        delivery.await.unwrap().unwrap();
+    }
+    let exploded = Instant::now();
+    scene.send(&[event("after", "a", "page.viewed")]).await;
+    let mut most = before;
+    eventually("what follows is applied", async || {
+        most = most.max(worker.resident_mib());
+        let positions = scene.positions().await?;
+        (positions.get(&0) == Some(&22)).then_some(())
+    })
+    .await;
+    eprintln!("bombs: applied within {:?}, {before} to {most} MiB resident", exploded.elapsed());
+    assert!(most < 250, "one 50 MiB record at a time, not all at once: {most} MiB");
+    let rows: Vec<(String, i64)> =
+        scene.fetch_all("SELECT reason, count(*) FROM dead_letters GROUP BY 1").await;
+    assert_eq!(rows, [("too_large".to_owned(), 21)]);
+    assert_eq!(scene.count("SELECT count(*) FROM user_events").await, 1);
+    let kept = scene.count("SELECT max(octet_length(value))::bigint FROM dead_letters").await;
+    assert!(kept <= 256 * 1024, "{kept} bytes kept");
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// A key is no user when there is a subject, however long; without one it is too long to be one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_half_a_mebibyte_are_no_users_and_hold_up_nobody() {
+    let scene = Scene::new(1).await;
+    let key = vec![b'k'; MIB / 2];
+    scene
+        .send(&[
+            event("named", "a", "page.viewed").key(Some(&key)),
+            event("", "b", "page.viewed").without("subject").key(Some(&key)),
+            event("after", "c", "page.viewed"),
+        ])
+        .await;
+    let worker = scene.worker().start().await;
+    scene.caught_up().await;
+    let users: Vec<(String,)> = scene.fetch_all("SELECT user_id FROM users ORDER BY 1").await;
+    assert_eq!(users, [("after".to_owned(),), ("named".to_owned(),)]);
+    let letters: Vec<(String, i32)> =
+        scene.fetch_all("SELECT reason, octet_length(key) FROM dead_letters").await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].1 <= 4096, "{letters:?}");
+    assert_eq!(worker.stop().await, Some(0));
+}
