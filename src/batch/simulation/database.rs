@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::apply::{
-    Applied, Batch, Claim, Fenced, Fingerprint, Holder, OPERATOR, OffsetRange, Outcome, Resolution,
-    judge_fence,
+    Applied, Batch, Claim, Fenced, Fingerprint, Held, Holder, OPERATOR, OffsetRange, Outcome,
+    Resolution, judge_fence,
 };
 use crate::types::{Epoch, Offset, TopicPartition};
 
@@ -176,14 +176,14 @@ impl Database {
         resolution
     }
 
-    pub(super) fn probe(&self, worker: &str, held: &[(TopicPartition, Epoch)]) -> Vec<Fenced> {
-        let ours = |source: &TopicPartition, epoch: Epoch| {
-            self.rows.get(&source.partition).is_some_and(|row| row.epoch == epoch)
+    pub(super) fn probe(&self, worker: &str, held: &[Held]) -> Vec<Fenced> {
+        let ours = |held: &&Held| {
+            self.rows
+                .get(&held.source.partition)
+                .is_some_and(|row| row.epoch == held.epoch && row.next == held.next)
         };
-        held.iter()
-            .filter(|(source, epoch)| !ours(source, *epoch))
-            .map(|(source, epoch)| self.judge(worker, source, *epoch))
-            .collect()
+        let not_ours = held.iter().filter(|held| !ours(held));
+        not_ours.map(|held| self.judge(worker, &held.source, held.epoch)).collect()
     }
 
     fn judge(&self, worker: &str, source: &TopicPartition, epoch: Epoch) -> Fenced {

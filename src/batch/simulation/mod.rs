@@ -282,6 +282,7 @@ fn lane_options() -> LaneOptions {
             session: SessionOptions {
                 connect: sqlx::postgres::PgConnectOptions::new_without_pgpass(),
                 schema: "s".into(),
+                statement_cache: true,
                 connect_timeout: second,
                 statement_timeout: second,
                 lock_timeout: second,
