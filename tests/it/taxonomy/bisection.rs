@@ -80,10 +80,10 @@ async fn one_record_of_ten_thousand_is_found_in_about_log_n_attempts() {
 
 #[tokio::test]
 async fn half_of_the_records_are_found_one_by_one() {
-    bisected(512, |i| i % 2 == 1).await;
+    bisected(256, |i| i % 2 == 1).await;
 }
 
 #[tokio::test]
 async fn a_batch_of_nothing_else_is_dead_lettered_whole() {
-    bisected(256, |_| true).await;
+    bisected(128, |_| true).await;
 }
