@@ -196,7 +196,7 @@ async fn long_a_network_to_kafka_silent_for_longer_than_the_session_is_overcome(
     assert_eq!(second.stop().await, Some(0));
 }
 
-/// Nobody tells the client; librdkafka gives up a request after `socket.timeout.ms`, a minute.
+/// Nobody tells the client. It finds out by a question about the ends of a log, which may take 3 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_connections_to_kafka_that_are_half_open_are_given_up() {
     let (network, _services) = to_kafka(|worker| worker).await;

@@ -28,10 +28,11 @@ async fn bombs_of_zstd_are_dead_letters_and_hold_up_nobody() {
     let record = FutureRecord::to(&scene.topic).key("bomb").payload(&large);
     producer.send(record, wait).await.unwrap();
     let small = vec![b'{'; MIB + 1];
-    let sent: Vec<_> = (0..20)
-        .map(|_| producer.send_result(FutureRecord::to(&scene.topic).key("bomb").payload(&small)))
-        .map(|sent| sent.map_err(|(error, _)| error).unwrap())
-        .collect();
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        let record = FutureRecord::to(&scene.topic).key("bomb").payload(&small);
+        sent.push(producer.send_result(record).unwrap());
+    }
     for delivery in sent {
         delivery.await.unwrap().unwrap();
     }

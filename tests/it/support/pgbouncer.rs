@@ -38,7 +38,7 @@ impl PgBouncer {
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\n\
              auth_type = trust\nauth_file = {users}\npool_mode = transaction\n\
              default_pool_size = {pool_size}\nmax_client_conn = 100\nserver_round_robin = 1\n\
-             logfile = {log}\npidfile = {pid}\nignore_startup_parameters = extra_float_digits\n",
+             logfile = {log}\npidfile = {pid}\n",
             users = path("users.txt").display(),
             log = path("pgbouncer.log").display(),
             pid = path("pgbouncer.pid").display(),
