@@ -12,6 +12,9 @@ use crate::config::is_secret_property;
 use crate::consume::context::{Context, Events, WorkerConsumer};
 use crate::failpoint::{self, Mishap};
 
+/// Events of librdkafka heard at once, at most: they never end while brokers are tried again.
+const TOLD: usize = 100;
+
 /// Kafka refused to be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -98,6 +101,17 @@ fn refusal(error: &KafkaError) -> String {
 }
 
 /// The cluster's id, or `None` when no broker answers within `timeout`. Blocks.
+///
+/// For a consumer that is not subscribed yet: why there is no answer (a certificate, a password)
+/// librdkafka tells only to those who poll.
 pub fn cluster_id(consumer: &WorkerConsumer, timeout: Duration) -> Option<String> {
-    consumer.client().fetch_cluster_id(timeout)
+    let answer = consumer.client().fetch_cluster_id(timeout);
+    if answer.is_none() {
+        for _ in 0..TOLD {
+            if consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+    }
+    answer
 }

@@ -25,6 +25,7 @@ mod prove;
 mod recovery;
 mod rewind;
 mod secrets;
+mod secure;
 mod smoke;
 mod support;
 mod taxonomy;

@@ -19,6 +19,7 @@ pub struct Services {
     dir: tempfile::TempDir,
     brokers: Option<String>,
     proxied: Option<String>,
+    secured: Option<String>,
     database_url: Option<String>,
 }
 
@@ -41,9 +42,15 @@ impl Services {
         services
     }
 
+    /// Starts a Kafka with a second listener, for SASL over TLS by this key and certificate.
+    pub async fn kafka_secured_by(pem: &Path) -> Self {
+        Self::up(&["--only", "kafka", "--secure", pem.to_str().unwrap()]).await
+    }
+
     async fn up(options: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("user-events-it.").tempdir().unwrap();
-        let mut services = Self { dir, brokers: None, proxied: None, database_url: None };
+        let mut services =
+            Self { dir, brokers: None, proxied: None, secured: None, database_url: None };
         let env = services.script("up", options).await;
         let find = |name: &str| {
             let prefix = format!("export {name}=");
@@ -52,6 +59,7 @@ impl Services {
         };
         services.brokers = find("KAFKA_BOOTSTRAP_SERVERS");
         services.proxied = find("KAFKA_PROXIED_LISTENER");
+        services.secured = find("KAFKA_SECURED_LISTENER");
         services.database_url = find("DATABASE_URL");
         services
     }
@@ -59,6 +67,11 @@ impl Services {
     /// Where its Kafka is.
     pub fn brokers(&self) -> &str {
         self.brokers.as_deref().expect("kafka was started")
+    }
+
+    /// Where its Kafka takes SASL over TLS.
+    pub fn secured(&self) -> &str {
+        self.secured.as_deref().expect("a secured listener")
     }
 
     /// Where its Postgres is.
