@@ -246,7 +246,14 @@ async fn refused(refuse: &str, sqlstate: &str, mention: &str) -> (Scene, Worker)
         })
         .collect();
     scene.send(&events).await;
-    let worker = scene.worker().set("BATCH__LINGER", "1s").start().await;
+    // Were more blamed than are guilty, this is to show it, and no circuit breaker to hide it.
+    let worker = scene
+        .worker()
+        .set("BATCH__LINGER", "1s")
+        .set("DEAD_LETTERS__BREAKER_CONSECUTIVE", "0")
+        .set("DEAD_LETTERS__BREAKER_RATIO", "0")
+        .start()
+        .await;
     scene.caught_up().await;
     let letters: Vec<(i64, String, String, Option<String>)> = scene
         .fetch_all(
