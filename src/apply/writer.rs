@@ -87,6 +87,8 @@ pub struct Held {
 pub enum Outcome {
     /// Committed.
     Applied(Applied),
+    /// Nothing was written: records turned out to be dead letters. Look at the batch again.
+    Changed,
     /// Nothing was written: these partitions are no longer under our newest claim.
     Fenced(Vec<Fenced>),
     /// Nothing was written.
@@ -104,6 +106,13 @@ pub struct Resolution {
     pub held: Vec<(TopicPartition, Epoch)>,
     /// The partitions that are no longer under our claim.
     pub lost: Vec<Fenced>,
+}
+
+/// What looking for its months did to a batch.
+enum Checked {
+    AsItWas,
+    /// Some of its events are dead letters now.
+    Changed,
 }
 
 /// After a deadlock, so many batches lock all their users before they write.
@@ -126,11 +135,13 @@ impl Writer {
 
     /// Applies a batch in one transaction.
     ///
-    /// Records whose month was dropped for its age become dead letters on the way, which is why
-    /// the batch may change.
+    /// Records whose month was dropped for its age become dead letters before anything is written:
+    /// whoever judges dead letters is to see them first.
     pub async fn apply(&mut self, batch: &mut Batch) -> Outcome {
-        if let Err(error) = self.ensure_months(batch).await {
-            return self.failed(error).await;
+        match self.ensure_months(batch).await {
+            Ok(Checked::AsItWas) => {}
+            Ok(Checked::Changed) => return Outcome::Changed,
+            Err(error) => return self.failed(error).await,
         }
         let applied = match self.write(batch).await {
             Ok(Ok(applied)) => applied,
@@ -279,7 +290,8 @@ impl Writer {
     }
 
     /// Creates the months the batch's events belong to; events of an expired one are rejected.
-    async fn ensure_months(&mut self, batch: &mut Batch) -> Result<(), ApplyError> {
+    async fn ensure_months(&mut self, batch: &mut Batch) -> Result<Checked, ApplyError> {
+        let mut checked = Checked::AsItWas;
         let wanted: HashSet<Date> = ledger::events(batch)
             .map(|(_, event)| ledger::month_of(event.time))
             .filter(|month| !self.months.contains(month))
@@ -287,9 +299,10 @@ impl Writer {
         for month in wanted {
             if self.ensure_month(month).await? == Month::Expired {
                 reject_month(batch, month, self.options.caps);
+                checked = Checked::Changed;
             }
         }
-        Ok(())
+        Ok(checked)
     }
 
     async fn ensure_month(&mut self, month: Date) -> Result<Month, ApplyError> {

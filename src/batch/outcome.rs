@@ -79,6 +79,10 @@ impl Lane {
                 self.answered();
                 self.committed(&batch, &applied);
             }
+            Outcome::Changed => {
+                self.answered();
+                self.waiting.push_front(batch);
+            }
             Outcome::Fenced(fenced) => {
                 self.answered();
                 self.waiting.push_front(batch);
@@ -98,10 +102,12 @@ impl Lane {
         self.remember(batch);
         let mut offsets: Vec<(TopicPartition, Offset)> = Vec::with_capacity(batch.ranges.len());
         for range in &batch.ranges {
-            offsets.push((range.source.clone(), range.to));
             let more =
                 self.waiting.iter().any(|b| b.ranges.iter().any(|r| r.source == range.source));
-            let Some(owned) = self.owned.get_mut(&range.source) else { continue };
+            let owned = self.owned.get_mut(&range.source);
+            // Under a later claim, here or elsewhere, the position may be further on by now.
+            let Some(owned) = owned.filter(|owned| owned.epoch == range.epoch) else { continue };
+            offsets.push((range.source.clone(), range.to));
             owned.stored = Some(range.to);
             if !more {
                 owned.writing_since = None;

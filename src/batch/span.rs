@@ -30,6 +30,7 @@ pub(super) fn start(options: &LaneOptions, batch: &Batch) -> BatchSpan {
 pub(super) fn end(span: BatchSpan, outcome: &Outcome) {
     match outcome {
         Outcome::Applied(applied) => span.finish(&counts(applied)),
+        Outcome::Changed => span.fail("changed"),
         Outcome::Fenced(_) => span.fail("fenced"),
         Outcome::Failed(error) => span.fail(error.verdict.kind()),
         Outcome::InDoubt(..) => span.fail("in_doubt"),

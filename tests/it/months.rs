@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use time::{Date, Duration, OffsetDateTime, UtcOffset};
 use tokio::task::JoinSet;
 
-use crate::support::{EventBuilder, Scene, ago, event};
+use crate::support::{EventBuilder, Scene, ago, event, eventually};
 
 /// The months of the ledger, as their tables are named.
 async fn months(scene: &Scene) -> BTreeSet<String> {
@@ -111,6 +111,23 @@ async fn drop_older_than(scene: &Scene, days: i64) {
     let migrate = scene.worker().set("LEDGER__RETENTION", &format!("{days}d"));
     let (code, _, log) = migrate.command(&["migrate", "--drop-expired"]).output().await;
     assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn events_of_a_month_that_was_dropped_trip_the_circuit_breaker_too() {
+    let scene = Scene::new(1).await;
+    let old = |n: i32| event("old", &n.to_string(), "login").at(ago(Duration::days(200)));
+    scene.migrate().await;
+    drop_older_than(&scene, 100).await;
+    scene.send(&(0..20).map(old).collect::<Vec<_>>()).await;
+    let worker = scene.worker().set("DEAD_LETTERS__BREAKER_CONSECUTIVE", "5").start().await;
+    eventually("the partition is halted", async || {
+        (worker.metric("user_events_partitions_halted", "").await == 1.0).then_some(())
+    })
+    .await;
+    let (letters,): (i64,) = scene.fetch_one("SELECT count(*) FROM dead_letters").await;
+    assert!(letters < 5, "{letters} of 20 were let through");
+    assert_eq!(worker.stop().await, Some(0));
 }
 
 #[tokio::test]
