@@ -14,9 +14,12 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::batch::Generation;
 use crate::consume::context::WorkerConsumer;
 use crate::consume::start::LogEnds;
+use crate::observe::Heartbeat;
 use crate::observe::board::{Health, StatusBoard};
 use crate::types::{Offset, TopicPartition};
 
+/// The thread turns this often, whatever the interval.
+const BEAT: Duration = Duration::from_secs(1);
 /// How long one question to a broker may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -57,7 +60,8 @@ impl LogEndsThread {
         let (answer, answers) = channel();
         let (suspect, suspects) = channel();
         let seen = HashMap::new();
-        let asker = Asker { consumer, board, topics, interval, answer, suspect, seen };
+        let heartbeat = board.heartbeat("log ends");
+        let asker = Asker { heartbeat, consumer, board, topics, interval, answer, suspect, seen };
         let thread =
             std::thread::Builder::new().name("log-ends".into()).spawn(move || asker.run(&asked))?;
         Ok(Self { questions: Some(questions), answers, suspects, thread: Some(thread) })
@@ -89,6 +93,7 @@ struct Asker {
     suspect: Sender<TopicPartition>,
     /// Where each log ended when last asked.
     seen: HashMap<TopicPartition, Offset>,
+    heartbeat: Heartbeat,
 }
 
 impl Asker {
@@ -96,16 +101,21 @@ impl Asker {
         let mut due = Instant::now();
         let mut round: Vec<TopicPartition> = Vec::new();
         loop {
+            self.heartbeat.beat();
             // Questions go first; one partition of the round between any two looks.
             let wait = match round.is_empty() {
-                true => due.saturating_duration_since(Instant::now()),
+                true => due.saturating_duration_since(Instant::now()).min(BEAT),
                 false => Duration::ZERO,
             };
             match asked.recv_timeout(wait) {
                 Ok(question) => self.reply(question),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.heartbeat.finish();
+                    return;
+                }
                 Err(RecvTimeoutError::Timeout) => match round.pop() {
                     Some(source) => self.sample(&source),
+                    None if Instant::now() < due => {}
                     None => {
                         due = Instant::now() + self.interval;
                         round =

@@ -8,6 +8,7 @@ use crate::consume::client::{Client, subscribe};
 use crate::consume::log_ends::LogEndsThread;
 use crate::consume::poll::PollLoop;
 use crate::consume::watchdog::Act;
+use crate::observe::board::Lifecycle;
 use crate::observe::http;
 use crate::observe::metrics::WatchdogAction;
 
@@ -69,6 +70,8 @@ impl PollLoop {
         let assigned = self.assignment.which(|_| true);
         self.on_revoked(&assigned, false);
         self.pending = None;
+        // Not ready until the group has spoken again.
+        self.board.lifecycle(Lifecycle::Starting);
         // Closing the old one happens here, on this thread: its last user is gone with its
         // asking thread. Should it hang, /livez fails for that.
         self.log_ends = log_ends;

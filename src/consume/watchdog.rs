@@ -49,9 +49,11 @@ impl Watchdog {
     /// Looks at the progress made until `now`.
     pub(super) fn look(&mut self, now: Instant, seen: &Progress) -> Option<Act> {
         let moved = std::mem::replace(&mut self.applied, seen.applied) != seen.applied;
+        // A group that never hands out anything again leaves nothing that could be behind.
+        let rejoining = self.stage != Stage::Watching && !seen.joined;
         let excused = std::mem::replace(&mut self.troubles, seen.troubles) != seen.troubles
             || seen.hampered
-            || !seen.behind;
+            || !(seen.behind || rejoining);
         if moved || excused {
             self.since = None;
             let given_up = self.stage == Stage::GivenUp;
@@ -91,7 +93,8 @@ mod tests {
 
     impl Watched {
         fn stuck() -> Self {
-            let seen = Progress { applied: 7, troubles: 3, behind: true, hampered: false };
+            let seen =
+                Progress { applied: 7, troubles: 3, behind: true, hampered: false, joined: true };
             let mut watched = Self { dog: Watchdog::new(PATIENCE), now: Instant::now(), seen };
             assert_eq!(watched.after(0), None);
             assert_eq!(watched.after(0), None, "from here on it is stuck");
@@ -154,6 +157,18 @@ mod tests {
         assert_eq!(watched.after(5), None);
         assert_eq!(watched.after(119), None);
         assert_eq!(watched.after(1), Some(Act::GiveUp), "not another rebuild");
+    }
+
+    #[test]
+    fn a_group_that_never_takes_the_rebuilt_consumer_back_is_given_up() {
+        let mut watched = Watched::stuck();
+        assert_eq!(watched.after(120), Some(Act::Rebuild));
+        (watched.seen.behind, watched.seen.joined) = (false, false);
+        assert_eq!(watched.after(119), None);
+        assert_eq!(watched.after(1), Some(Act::GiveUp));
+        assert_eq!(watched.after(1), None, "and nothing assigned is no recovery");
+        watched.seen.joined = true;
+        assert_eq!(watched.after(1), Some(Act::Recovered));
     }
 
     #[test]

@@ -14,12 +14,15 @@ pub struct Progress {
     pub behind: bool,
     /// Kafka or Postgres does not answer.
     pub hampered: bool,
+    /// The group has handed out partitions, or none, since this worker last joined it.
+    pub joined: bool,
 }
 
 impl StatusBoard {
     /// Progress as it is now.
     pub fn progress(&self) -> Progress {
-        let running = self.current_lifecycle() == Lifecycle::Running;
+        let lifecycle = self.current_lifecycle();
+        let running = lifecycle == Lifecycle::Running;
         let state = self.lock();
         let should_move =
             |state| matches!(state, PartitionState::Claiming | PartitionState::Reading);
@@ -32,6 +35,7 @@ impl StatusBoard {
             applied: state.applied,
             troubles: state.troubles,
             behind: running && behind,
+            joined: lifecycle != Lifecycle::Starting,
             hampered: !state.kafka.is_up() || !state.lanes.iter().all(Health::is_up),
         }
     }
