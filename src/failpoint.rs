@@ -13,6 +13,9 @@
 //! The points are [`Point`], the switches [`Guard`]. A name that is neither refuses the start: a
 //! test whose fault never happens would pass for nothing.
 
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("no optimized worker may have failpoints: build it without that feature");
+
 /// An enum whose variants have names in `FAILPOINTS`.
 macro_rules! named {
     ($(#[$about:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {

@@ -102,9 +102,9 @@ impl Database {
     fn commit(&mut self, transaction: Transaction) {
         for range in transaction.ranges {
             if let Some(row) = self.rows.get_mut(&range.source.partition) {
+                row.last = range.last.or(row.last.filter(|_| row.last_next == row.next));
                 row.next = Some(range.to);
                 row.last_next = Some(range.to);
-                row.last = range.last.or(row.last);
             }
         }
         for record in transaction.records {

@@ -173,6 +173,9 @@ fn environment(name: &str, database: &ScratchDatabase) -> Vec<(String, String)> 
         ("POSTGRES__URL", url.expose()),
         ("POSTGRES__SCHEMA", database.schema()),
         ("POSTGRES__MIGRATE", "false"),
+        // Its own nonsense is no bad deployment.
+        ("DEAD_LETTERS__BREAKER_CONSECUTIVE", "0"),
+        ("DEAD_LETTERS__BREAKER_RATIO", "0"),
         // A free port: whatever runs already is not disturbed.
         ("HTTP__LISTEN", "127.0.0.1:0"),
     ]
