@@ -11,7 +11,7 @@
 //!    |
 //! apply/     Applied        one transaction: fence, ledger, users, dead letters
 //!    |
-//! consume/   CommitHint     the offsets, mirrored to Kafka for lag tools
+//! consume/   Committed      the offsets, mirrored to Kafka for lag tools
 //! ```
 //!
 //! [`app`] wires these together; [`commands`] has one file per subcommand; [`config`] is what an
