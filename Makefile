@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup nextest build demo prove test guards chaos services stop fmt lint deny sqlx sqlx-check bench verify clean
+.PHONY: help setup nextest build demo prove test guards chaos fuzz services stop fmt lint deny sqlx sqlx-check bench verify clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ guards: setup nextest ## switch off one guard after another: does a test notice?
 
 chaos: setup nextest ## all tests, also those that take minutes; ARGS="..." go to nextest
 	scripts/services run -- cargo nextest run --locked --features failpoints --profile chaos $(ARGS)
+
+fuzz: setup ## fuzz the decoder, FUZZ_SECONDS for each binding (needs cargo-fuzz)
+	@set -e; for target in structured binary; do \
+		mkdir -p target/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --no-cfg-fuzzing --sanitizer none --release --target-dir $(CURDIR)/target/fuzz \
+			$$target target/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=5 -rss_limit_mb=512 -max_len=65536; \
+	done
 
 services: setup ## start Kafka and PostgreSQL in .services, print their addresses
 	@scripts/services up
