@@ -19,6 +19,7 @@ pub mod identity;
 mod ledger;
 pub mod migrate;
 pub mod moves;
+mod outcome;
 mod session;
 mod users;
 pub mod verdict;
@@ -29,5 +30,6 @@ pub use claims::{AfterFence, Claim, Fenced, OPERATOR};
 #[cfg(test)]
 pub(crate) use claims::{Holder, judge_fence};
 pub use dead_letters::{Caps, DeadLetter};
+pub use outcome::{Applied, ApplyError, Outcome, Resolution};
 pub use session::{Session, SessionOptions};
-pub use writer::{Applied, ApplyError, Held, Outcome, Resolution, Writer, WriterOptions};
+pub use writer::{Held, Writer, WriterOptions};
