@@ -18,8 +18,8 @@ pub(super) struct Row {
     claimed_by: String,
     last: Option<Fingerprint>,
     last_next: Option<Offset>,
-    /// The last to raise the epoch was the holder itself, to settle a doubt.
-    renewed: bool,
+    /// The epoch as the last claim or move made it; renewals to settle a doubt raised it since.
+    claim: Epoch,
 }
 
 /// What a transaction would store.
@@ -90,13 +90,11 @@ impl Database {
             .is_some_and(|row| row.epoch == range.epoch && row.next == range.from)
     }
 
-    /// A fence keeps a mistake from doing harm, and so would hide it: it must come of somebody
-    /// else's act, never of a member that lost its own thread.
+    /// A fence keeps a mistake from doing harm, and so would hide it: it must come of a later claim
+    /// or move, never of a lane that lost its own thread.
     fn has_a_cause(&self, worker: &str, range: &OffsetRange) {
         let Some(row) = self.rows.get(&range.source.partition) else { return };
-        let out_of_step = row.epoch == range.epoch;
-        let outdated = row.claimed_by == worker && row.renewed;
-        assert!(self.failed_over || !(out_of_step || outdated), "{worker}: {range:?} at {row:?}");
+        assert!(self.failed_over || range.epoch < row.claim, "{worker}: {range:?} at {row:?}");
     }
 
     fn commit(&mut self, transaction: Transaction) {
@@ -142,10 +140,10 @@ impl Database {
                 claimed_by: String::new(),
                 last: None,
                 last_next: None,
-                renewed: false,
+                claim: Epoch(0),
             });
-            row.renewed = false;
             row.epoch = Epoch(row.epoch.0 + 1);
+            row.claim = row.epoch;
             row.claimed_by = worker.to_owned();
             Claim {
                 source: source.clone(),
@@ -165,7 +163,6 @@ impl Database {
             match self.rows.get_mut(&range.source.partition) {
                 Some(row) if row.epoch == range.epoch => {
                     row.epoch = Epoch(row.epoch.0 + 1);
-                    row.renewed = true;
                     let moved = row.next == Some(range.to) && range.from != Some(range.to);
                     resolution.committed |= moved;
                     resolution.held.push((range.source.clone(), row.epoch));
@@ -203,6 +200,9 @@ impl Database {
         let Some(row) = self.rows.get_mut(&partition) else { return };
         row.next = Some(to);
         row.epoch = Epoch(row.epoch.0 + 1);
+        row.claim = row.epoch;
+        row.last = None;
+        row.last_next = None;
         row.claimed_by = OPERATOR.to_owned();
         self.effects.retain(|(p, offset)| *p != partition || *offset < to.0);
     }

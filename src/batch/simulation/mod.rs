@@ -296,7 +296,7 @@ fn lane_options() -> LaneOptions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
 
     #[test]
     fn whatever_the_schedule_every_record_takes_effect_once_and_everything_settles(
