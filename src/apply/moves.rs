@@ -23,28 +23,42 @@ pub struct Position {
     pub claimed_at: OffsetDateTime,
 }
 
+/// A row of `source_offsets`, as far as operators care.
+struct Row {
+    topic: String,
+    partition: i32,
+    next_offset: Option<i64>,
+    epoch: i64,
+    claimed_by: String,
+    claimed_at: OffsetDateTime,
+}
+
+impl From<Row> for Position {
+    fn from(row: Row) -> Self {
+        Self {
+            source: TopicPartition::new(row.topic, row.partition),
+            next: row.next_offset.map(Offset),
+            epoch: Epoch(row.epoch),
+            claimed_by: row.claimed_by,
+            claimed_at: row.claimed_at,
+        }
+    }
+}
+
 /// Every position of the group, by topic and partition. Takes no lock.
 ///
 /// # Errors
 /// Postgres's own.
 pub async fn positions(conn: &mut PgConnection, group: &str) -> sqlx::Result<Vec<Position>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         "SELECT topic, partition, next_offset, epoch, claimed_by, claimed_at FROM source_offsets
          WHERE consumer_group = $1 ORDER BY topic, partition",
         group,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Position {
-            source: TopicPartition::new(row.topic, row.partition),
-            next: row.next_offset.map(Offset),
-            epoch: Epoch(row.epoch),
-            claimed_by: row.claimed_by,
-            claimed_at: row.claimed_at,
-        })
-        .collect())
+    Ok(rows.into_iter().map(Position::from).collect())
 }
 
 /// What a move does, in offsets: markers and compaction make the records fewer, never more.
@@ -191,7 +205,8 @@ fn log_now(step: &Step, from: Option<Offset>) -> Range<Offset> {
 async fn lock(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Vec<Position>> {
     let topics: Vec<&str> = order.steps.iter().map(|step| step.source.topic.as_ref()).collect();
     let partitions: Vec<i32> = order.steps.iter().map(|step| step.source.partition).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         r#"SELECT s.topic, s.partition, s.next_offset, s.epoch, s.claimed_by, s.claimed_at
            FROM source_offsets s
            JOIN UNNEST($2::text[], $3::int[]) AS w(topic, partition)
@@ -204,16 +219,7 @@ async fn lock(conn: &mut PgConnection, order: &Order) -> sqlx::Result<Vec<Positi
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Position {
-            source: TopicPartition::new(row.topic, row.partition),
-            next: row.next_offset.map(Offset),
-            epoch: Epoch(row.epoch),
-            claimed_by: row.claimed_by,
-            claimed_at: row.claimed_at,
-        })
-        .collect())
+    Ok(rows.into_iter().map(Position::from).collect())
 }
 
 /// The fingerprint of the last record applied goes: it belongs to the place left, and would come
