@@ -50,7 +50,7 @@ impl Reason {
     ];
 
     /// The stable code.
-    pub fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::EmptyValue => "empty_value",
             Self::NotJson => "not_json",

@@ -2,6 +2,8 @@
 //!
 //! A test holds this list against `docs/metrics.md`.
 
+use crate::event::Reason;
+
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,20 +83,15 @@ pub const KAFKA_UP: &str = "user_events_kafka_up";
 pub const BUILD_INFO: &str = "user_events_build_info";
 
 /// Every reason code a dead letter can have, in the contract's order.
-pub const DEAD_LETTER_REASONS: [&str; 12] = [
-    "empty_value",
-    "not_json",
-    "not_an_object",
-    "missing_attribute",
-    "invalid_attribute",
-    "time_out_of_range",
-    "nul_character",
-    "invalid_unicode",
-    "number_out_of_range",
-    "too_deep",
-    "too_large",
-    "rejected_by_database",
-];
+pub const DEAD_LETTER_REASONS: [&str; Reason::ALL.len()] = {
+    let mut codes = [""; Reason::ALL.len()];
+    let mut index = 0;
+    while index < codes.len() {
+        codes[index] = Reason::ALL[index].code();
+        index += 1;
+    }
+    codes
+};
 
 /// Every kind of failure to apply a batch: the verdicts of the error taxonomy.
 pub const APPLY_ERROR_KINDS: [&str; 8] = crate::apply::verdict::Verdict::KINDS;
