@@ -56,11 +56,24 @@ pub(crate) enum Halt {
     /// Another record stands where the last one applied was.
     #[error(
         "the record at offset {offset} is not the one that was applied: the topic was recreated \
-         under the same name; go on with `user-events-worker offsets move --to-earliest`"
+         under the same name, or its log was cut short (an unclean leader election) and written \
+         on; go on with `user-events-worker offsets move --to-earliest`"
     )]
     Recreated {
         /// Offset of the record compared.
         offset: Offset,
+    },
+    /// A record stands where none was when we passed.
+    #[error(
+        "a record stands at offset {offset}, before position {next}, where none was before: the \
+         log was cut short (an unclean leader election) and written on; go on with \
+         `user-events-worker offsets move --to-earliest`"
+    )]
+    Rewritten {
+        /// Offset of the record.
+        offset: Offset,
+        /// Where we stand.
+        next: Offset,
     },
     /// Reading did not begin where it was told to.
     #[error(
@@ -139,6 +152,11 @@ impl Start {
             && record() != check
         {
             return Err(Halt::Recreated { offset: at });
+        }
+        // Nothing lies between the last record applied and our position but what no reader is
+        // ever shown: markers, aborted records, what compaction removed.
+        if self.fetch < at && at < self.next {
+            return Err(Halt::Rewritten { offset: at, next: self.next });
         }
         Ok(at >= self.next)
     }
@@ -219,6 +237,13 @@ mod tests {
 
         let mut compacted = start(6, 7, Some(6)).unwrap();
         assert_eq!(compacted.admit(|| changed, Offset(9)), Ok(true), "a gap proves nothing");
+
+        let mut behind_markers = start(6, 9, Some(6)).unwrap();
+        assert_eq!(behind_markers.admit(|| fingerprint(6), Offset(6)), Ok(false));
+        let rewritten = Halt::Rewritten { offset: Offset(7), next: Offset(9) };
+        assert_eq!(behind_markers.admit(|| fingerprint(7), Offset(7)), Err(rewritten.clone()));
+        let mut last_gone = start(6, 9, Some(6)).unwrap();
+        assert_eq!(last_gone.admit(|| fingerprint(7), Offset(7)), Err(rewritten));
 
         let mut astray = start(6, 7, Some(6)).unwrap();
         assert!(astray.admit(|| fingerprint(2), Offset(2)).is_err());

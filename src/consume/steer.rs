@@ -15,7 +15,7 @@ use crate::consume::begin::Pending;
 use crate::consume::context::Rebalance;
 use crate::consume::log_ends::{Answer, Question};
 use crate::consume::poll::PollLoop;
-use crate::consume::start::{self, Halt, Start};
+use crate::consume::start::{self, Halt};
 use crate::observe::board::{Health, PartitionState};
 use crate::observe::metrics;
 use crate::types::{Offset, TopicPartition};
@@ -148,14 +148,10 @@ impl PollLoop {
             }
             (Phase::Reading { recheck: Some(Recheck { at, .. }), .. }, Some(ends)) => {
                 match start::within(*at, ends) {
-                    // Fetching stopped somewhere, and not because of this one; begin again to be
-                    // sure that it reads on.
-                    Ok(()) => {
-                        let next = partition.next;
-                        let start = Start { fetch: next, next, check: None };
-                        partition.phase = Phase::Ready { start, first_ever: false };
-                        None
-                    }
+                    // Fetching stopped somewhere; if here, then because the log was cut short
+                    // below us, and has grown past us since. A claim compares the last record
+                    // applied, and begins anew.
+                    Ok(()) => return self.claim(&source),
                     Err(halt) => Some(halt),
                 }
             }
