@@ -5,6 +5,7 @@
 //! What takes longer than about 20 s is named `long_..`.
 
 mod clocks;
+mod cluster;
 mod compaction;
 mod disk_full;
 mod lost_commits;

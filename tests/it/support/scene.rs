@@ -74,6 +74,16 @@ impl Scene {
         }
     }
 
+    /// From here on records count as sent when the leader alone has them.
+    pub fn trusts_leaders(&mut self) {
+        self.producer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("acks", "1")
+            .set("linger.ms", "2")
+            .create()
+            .unwrap();
+    }
+
     fn admin(&self) -> AdminClient<DefaultClientContext> {
         ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap()
     }
@@ -85,8 +95,23 @@ impl Scene {
 
     /// The same, with settings of its own.
     pub async fn create_topic_with(&self, partitions: i32, settings: &[(&str, &str)]) {
+        self.create(partitions, TopicReplication::Fixed(1), settings).await;
+    }
+
+    /// The same, with a list of brokers for each partition, the preferred leader first.
+    pub async fn create_topic_on(&self, brokers: &[&[i32]], settings: &[(&str, &str)]) {
+        let partitions = brokers.len().try_into().unwrap();
+        self.create(partitions, TopicReplication::Variable(brokers), settings).await;
+    }
+
+    async fn create(
+        &self,
+        partitions: i32,
+        replication: TopicReplication<'_>,
+        settings: &[(&str, &str)],
+    ) {
         let admin = self.admin();
-        let mut topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(&self.topic, partitions, replication);
         for (name, value) in settings {
             topic = topic.set(name, value);
         }
@@ -208,21 +233,25 @@ impl Scene {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
     }
 
-    /// Where each partition's log ends, as a read-committed reader sees it.
+    /// Where each partition's log ends, as a read-committed reader sees it. A leader that is new may
+    /// not know yet.
     pub async fn ends(&self) -> BTreeMap<i32, i64> {
-        let (brokers, topic, partitions) =
-            (self.brokers.clone(), self.topic.clone(), self.partitions);
-        tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer = ClientConfig::new()
-                .set("bootstrap.servers", &brokers)
-                .set("isolation.level", "read_committed")
-                .create()
-                .unwrap();
-            let end = |p| consumer.fetch_watermarks(&topic, p, Duration::from_secs(10)).unwrap().1;
-            (0..partitions).map(|p| (p, end(p))).collect()
+        eventually("every partition tells its end", async || {
+            let (brokers, topic, partitions) =
+                (self.brokers.clone(), self.topic.clone(), self.partitions);
+            tokio::task::spawn_blocking(move || {
+                let consumer: BaseConsumer = ClientConfig::new()
+                    .set("bootstrap.servers", &brokers)
+                    .set("isolation.level", "read_committed")
+                    .create()
+                    .unwrap();
+                let watermarks = |p| consumer.fetch_watermarks(&topic, p, Duration::from_secs(10));
+                (0..partitions).map(|p| Some((p, watermarks(p).ok()?.1))).collect()
+            })
+            .await
+            .unwrap()
         })
         .await
-        .unwrap()
     }
 
     /// Where each partition stands in Postgres; none where it was never read, or when Postgres or

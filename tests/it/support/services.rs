@@ -47,6 +47,12 @@ impl Services {
         Self::up(&["--only", "kafka", "--secure", pem.to_str().unwrap()]).await
     }
 
+    /// Starts a Kafka of so many brokers, numbered from 1, any of which may be killed: the
+    /// controller is a process of its own.
+    pub async fn kafka_cluster(brokers: usize) -> Self {
+        Self::up(&["--only", "kafka", "--brokers", &brokers.to_string()]).await
+    }
+
     async fn up(options: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("user-events-it.").tempdir().unwrap();
         let mut services =
@@ -99,6 +105,16 @@ impl Services {
         self.script("start-kafka", &[]).await;
     }
 
+    /// `kill -9` of one broker of several.
+    pub async fn kill_broker(&self, number: i32) {
+        self.script(&format!("kill-kafka {number}"), &[]).await;
+    }
+
+    /// Starts it again, on the same port and data.
+    pub async fn start_broker(&self, number: i32) {
+        self.script(&format!("start-kafka {number}"), &[]).await;
+    }
+
     /// Ends Postgres as a crash would.
     pub async fn stop_postgres_immediate(&self) {
         self.script("stop-postgres-immediate", &[]).await;
@@ -111,7 +127,8 @@ impl Services {
 
     async fn script(&self, command: &str, more: &[&str]) -> String {
         let output = Command::new(script())
-            .args([command, "--dir"])
+            .args(command.split(' '))
+            .arg("--dir")
             .arg(self.dir.path())
             .args(more)
             .env_remove("KAFKA_BOOTSTRAP_SERVERS")
