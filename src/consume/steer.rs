@@ -295,8 +295,8 @@ impl PollLoop {
         }
     }
 
-    /// librdkafka stopped fetching a partition whose offset is outside the log, and does not say
-    /// which one: ask about all.
+    /// librdkafka stopped fetching a partition whose offset is outside the log, or whose log was cut
+    /// short below it, and does not say which one: ask about all.
     pub(super) fn recheck(&mut self) {
         let mut ask = Vec::new();
         for (source, partition) in self.assignment.iter_mut() {
