@@ -167,22 +167,26 @@ pub async fn execute(conn: &mut PgConnection, order: &Order) -> Result<Vec<Moved
     let mut moved = Vec::with_capacity(order.steps.len());
     for step in &order.steps {
         let row = held.iter().find(|position| position.source == step.source);
-        let found = row.map(|row| row.epoch);
-        let stale = |found, by: Option<String>| MoveError::Stale {
+        let stale = |now: Option<&Position>| MoveError::Stale {
             source_partition: step.source.clone(),
             viewed: step.viewed,
-            found,
-            by,
+            found: now.map(|now| now.epoch),
+            by: now.map(|now| now.claimed_by.clone()),
         };
-        if found != step.viewed {
-            return Err(stale(found, row.map(|row| row.claimed_by.clone())));
+        if row.map(|row| row.epoch) != step.viewed {
+            return Err(stale(row));
         }
         let from = row.and_then(|row| row.next);
         let step = Step { from, log: log_now(step, from), ..step.clone() };
-        let epoch = match found {
-            Some(_) => advance(conn, order, &step).await?,
+        let epoch = match row {
+            Some(_) => Some(advance(conn, order, &step).await?),
             // Without a row there is nothing to lock: whoever inserts first wins.
-            None => insert(conn, order, &step).await?.ok_or_else(|| stale(None, None))?,
+            None => insert(conn, order, &step).await?,
+        };
+        let Some(epoch) = epoch else {
+            // The winner has committed, so that it can be seen now.
+            let now = lock(conn, order).await?;
+            return Err(stale(now.iter().find(|position| position.source == step.source)));
         };
         let effect = Effect::of(from, step.to, &step.log);
         let done = Moved { step, effect, epoch };

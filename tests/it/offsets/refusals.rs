@@ -89,7 +89,8 @@ async fn a_first_claim_that_comes_between_is_not_overwritten() {
     };
     let target = scene.moving(&["--to-offset", "3", "--skip"]);
     let (refusal, ()) = tokio::join!(scene.refused(&target), commit);
-    assert!(refusal.contains("claimed or moved meanwhile"), "{refusal}");
+    let told = "claimed or moved meanwhile (epoch none when looked at, 1 now, a worker)";
+    assert!(refusal.contains(told), "{refusal}");
     assert_eq!(scene.standing().await, [(0, None, 1, "a worker".to_owned())]);
     assert!(scene.history().await.is_empty());
 }
