@@ -108,10 +108,7 @@ pub async fn drop_expired(options: &SessionOptions, day: Date) -> sqlx::Result<V
 }
 
 /// Points an unshared connection at the worker's schema.
-pub(crate) async fn enter_schema(
-    conn: &mut PgConnection,
-    options: &SessionOptions,
-) -> sqlx::Result<()> {
+async fn enter_schema(conn: &mut PgConnection, options: &SessionOptions) -> sqlx::Result<()> {
     let set = format!("SET search_path = \"{}\", pg_temp", options.schema);
     sqlx::raw_sql(AssertSqlSafe(set)).execute(conn).await.map(drop)
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::app;
 use crate::apply::identity::{self, Identity};
-use crate::apply::{SessionOptions, migrate};
+use crate::apply::{Session, migrate};
 use crate::config::Config;
 use crate::consume::{self, Context};
 
@@ -47,11 +47,11 @@ pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     report.ok("configuration is valid");
     let cluster = check_kafka(config, &mut report).await?;
-    let session = app::session_options(&config.postgres)?;
-    match session.connect().await {
-        Ok(mut conn) => {
+    let mut session = Session::new(app::session_options(&config.postgres)?);
+    match ask(&mut session, async |_| Ok(())).await {
+        Ok(()) => {
             report.ok("postgres answers");
-            check_schema(&mut conn, &session, config, cluster, &mut report).await;
+            check_schema(&mut session, config, cluster, &mut report).await;
         }
         Err(error) => report.missing(&format!("postgres does not answer: {error}")),
     }
@@ -104,44 +104,54 @@ fn partitions(consumer: &consume::WorkerConsumer, topic: &str) -> Result<usize, 
     }
 }
 
+/// Asks in a transaction of its own. So a failure does not spoil what comes after, and behind a
+/// PgBouncer no setting of ours is left to others.
+async fn ask<T>(
+    session: &mut Session,
+    question: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    match question(session.begin().await?).await {
+        Ok(answer) => session.commit().await.map(|()| answer),
+        Err(error) => {
+            session.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
 async fn check_schema(
-    conn: &mut PgConnection,
-    session: &SessionOptions,
+    session: &mut Session,
     config: &Config,
     cluster: Option<String>,
     report: &mut Report,
 ) {
     let needed = migrate::latest_version();
-    let version = match migrate::enter_schema(conn, session).await {
-        Ok(()) => migrate::applied_version(conn).await,
-        Err(error) => Err(error),
-    };
-    match version {
+    let schema = &config.postgres.schema;
+    match ask(session, migrate::applied_version).await {
         Ok(Some(version)) if version >= needed => {
-            report.ok(&format!("schema {:?} is at version {version}", session.schema));
+            report.ok(&format!("schema {schema:?} is at version {version}"));
         }
         Ok(version) => {
             let found = version.map_or("absent".to_owned(), |v| format!("at version {v}"));
-            let schema = &session.schema;
             report.missing(&format!(
                 "schema {schema:?} is {found}, version {needed} is needed: run `user-events-worker migrate`"
             ));
             return;
         }
         Err(error) => {
-            report.missing(&format!("schema {:?} cannot be read: {error}", session.schema));
+            report.missing(&format!("schema {schema:?} cannot be read: {error}"));
             return;
         }
     }
-    match privileges(conn).await {
+    match ask(session, privileges).await {
         Ok(lacking) if lacking.is_empty() => report.ok("privileges on tables and functions"),
         Ok(lacking) => lacking.iter().for_each(|what| report.missing(what)),
         Err(error) => report.missing(&format!("privileges cannot be read: {error}")),
     }
-    report.verdict("this month's ledger partition", this_month(conn).await);
+    report.verdict("this month's ledger partition", ask(session, this_month).await);
     if let Some(cluster) = cluster {
         let ours = Identity { group: config.kafka.group_id.clone(), cluster };
-        match identity::read(conn).await {
+        match ask(session, identity::read).await {
             Ok(Some(theirs)) if theirs != ours => {
                 report.missing(&identity::Mismatch { ours, theirs }.to_string());
             }

@@ -1,6 +1,10 @@
 //! Behind PgBouncer in transaction mode: each transaction may run on another server process.
 
+use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::Since;
 use crate::support::checker::Projection;
@@ -86,4 +90,27 @@ async fn behind_pgbouncer_with_a_statement_cache_all_is_applied_once_or_the_work
     let worker = cached.set("POSTGRES__STATEMENT_CACHE", "false").start().await;
     scene.check(&ledger, Projection::Whole).await;
     assert_eq!(worker.stop().await, Some(0));
+}
+
+/// With a single server whoever comes next would find what it left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_check_leaves_no_setting_to_others() {
+    let scene = Scene::in_database(1).await;
+    scene.migrate().await;
+    let bouncer = PgBouncer::start(&scene.database_url, 1).await;
+    let check = scene
+        .worker()
+        .set("POSTGRES__URL", bouncer.url())
+        .set("POSTGRES__STATEMENT_CACHE", "false")
+        .command(&["check"]);
+    let (code, said, _) = check.output().await;
+    assert_eq!(code, Some(0), "{said}");
+
+    let other = PgConnectOptions::from_str(bouncer.url()).unwrap().extra_float_digits(None);
+    let mut other = PgConnection::connect_with(&other).await.unwrap();
+    for (setting, default) in [("search_path", "\"$user\", public"), ("lock_timeout", "0")] {
+        let show = sqlx::raw_sql(AssertSqlSafe(format!("SHOW {setting}")));
+        let row = show.fetch_one(&mut other).await.unwrap();
+        assert_eq!(row.get::<String, _>(0), default, "{setting}");
+    }
 }
