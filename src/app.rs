@@ -30,6 +30,7 @@ use crate::event::Rules;
 use crate::observe::board::{self, Health, Lifecycle, StatusBoard};
 use crate::observe::http::{self, HttpState};
 use crate::observe::metrics::{self, PipelineMetrics};
+use crate::observe::rate_limit::LogGate;
 
 /// Records between the poll thread and a lane: enough to keep a lane busy over a poll's wait.
 const QUEUE_RECORDS: usize = 2048;
@@ -98,7 +99,8 @@ pub async fn start(config: Config) -> anyhow::Result<RunningWorker> {
     }));
     let (drain, drained) = watch::channel(false);
     let session = session_options(&config.postgres)?;
-    let job = Work { config, worker, session, board, drain: drained };
+    let log = LogGate::new(Duration::from_secs(10));
+    let job = Work { config, worker, session, board, drain: drained, log };
     let work = tokio::spawn(async move {
         let result = job.run().await;
         drop(http_end);
@@ -150,6 +152,7 @@ struct Work {
     session: SessionOptions,
     board: StatusBoard,
     drain: watch::Receiver<bool>,
+    log: LogGate,
 }
 
 impl Work {
@@ -192,7 +195,14 @@ impl Work {
                 Err(error) => {
                     let wait = retry.after_misconfiguration();
                     let reason = format!("{error:#}");
-                    warn!(error = reason, ?wait, "postgres is not ready, waiting for it");
+                    if let Some(suppressed) = self.log.pass("postgres") {
+                        warn!(
+                            error = reason,
+                            ?wait,
+                            suppressed,
+                            "postgres is not ready, waiting for it"
+                        );
+                    }
                     self.board.postgres(0, Health::down(reason));
                     tokio::time::sleep(wait).await;
                 }
@@ -233,7 +243,9 @@ impl Work {
             let wait = retry.after_outage();
             let brokers = &self.config.kafka.bootstrap_servers;
             let reason = format!("no broker answers at {brokers}");
-            warn!(brokers, ?wait, "no broker answers, waiting for kafka");
+            if let Some(suppressed) = self.log.pass("kafka") {
+                warn!(brokers, ?wait, suppressed, "no broker answers, waiting for kafka");
+            }
             self.board.kafka(Health::down(reason));
             tokio::time::sleep(wait).await;
         }
@@ -247,7 +259,14 @@ impl Work {
                 Ok(settled) => return Ok(settled?),
                 Err(error) => {
                     let wait = retry.after_outage();
-                    warn!(%error, ?wait, "postgres went away during start, waiting for it");
+                    if let Some(suppressed) = self.log.pass("identity") {
+                        warn!(
+                            %error,
+                            ?wait,
+                            suppressed,
+                            "postgres went away during start, waiting for it"
+                        );
+                    }
                     tokio::time::sleep(wait).await;
                 }
             }

@@ -139,8 +139,15 @@ async fn chaos_a_worker_that_finds_no_postgres_waits_for_it() {
     .await;
     assert!(reason.to_lowercase().contains("refused"), "{reason}");
     assert!(worker.get("/readyz").await.1.contains("refused"), "readiness says it, too");
-    assert!(worker.log().contains("postgres is not ready, waiting for it"));
     assert_eq!(worker.get("/livez").await.0, 200);
+    // Tries are two seconds apart, lines ten.
+    let told = || worker.log().matches("postgres is not ready, waiting for it").count();
+    eventually("it is told again, but not at each try", async || (told() > 1).then_some(())).await;
+    let log = worker.log();
+    let again = log.lines().rfind(|line| line.contains("postgres is not ready")).unwrap();
+    let again: serde_json::Value = serde_json::from_str(again).unwrap();
+    assert!(again["suppressed"].as_u64().unwrap() > 0, "{again}");
+    assert_eq!(told(), 2);
 
     services.start_postgres().await;
     sent.is_applied(&scene).await;
