@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 
@@ -83,6 +84,10 @@ pub fn consumer(
     if failpoint::happens(Mishap::TwinGroup) {
         let twin = config.get("group.id").map(|group| format!("{group}-twin"));
         config.set("group.id", twin.unwrap_or_default());
+    }
+    // A warning tells of failed commits (see `Context`), whether it is to be logged or not.
+    if matches!(config.log_level, RDKafkaLogLevel::Error) {
+        config.set_log_level(RDKafkaLogLevel::Warning);
     }
     config.create_with_context(context).map_err(|error| ClientError::refused(&error))
 }

@@ -7,13 +7,18 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, error, warn};
 
 use crate::observe::rate_limit::LogGate;
 use crate::types::TopicPartition;
+
+/// What librdkafka calls its warning about a commit that failed while nobody asked for the result:
+/// one for each request, however many partitions it holds. The only word there is: rdkafka 0.39
+/// does ask for none, and never calls `commit_callback` (fede1024/rust-rdkafka issue 856).
+const COMMIT_FAILED: &str = "COMMITFAIL";
 
 /// The worker's consumer.
 pub type WorkerConsumer = BaseConsumer<Context>;
@@ -35,7 +40,8 @@ pub(super) enum Rebalance {
 #[derive(Debug)]
 pub(super) enum Event {
     Rebalance(Rebalance),
-    CommitFailed(KafkaError),
+    /// An asynchronous commit came to nothing, also after librdkafka tried again; and why.
+    CommitFailed(String),
 }
 
 /// Collects what the callbacks are told.
@@ -67,6 +73,9 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == COMMIT_FAILED {
+            return self.tell(Event::CommitFailed(message.to_owned()));
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -110,12 +119,6 @@ impl ConsumerContext for Context {
             error!(%error, "could not give partitions back to kafka");
         }
         self.tell(Event::Rebalance(Rebalance::Revoked { partitions, lost }));
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.tell(Event::CommitFailed(error));
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! once would be wasteful: it throws away what librdkafka has fetched ahead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -318,7 +319,7 @@ impl PollLoop {
         }
     }
 
-    fn commit_failed(&mut self, error: &KafkaError) {
+    fn commit_failed(&mut self, error: &dyn Display) {
         self.mirror_due = true;
         self.metrics.offset_commit_failure();
         if let Some(suppressed) = self.log.pass("mirror") {

@@ -14,6 +14,7 @@ use crate::support::load::{Load, Producing};
 use crate::support::{Scene, Worker, eventually};
 
 const REBALANCES: &str = "user_events_rebalances_total";
+const REFUSED_COMMITS: &str = "user_events_offset_commit_failures_total";
 
 /// A worker under load on a mock cluster of three brokers. Not to be sent to another thread.
 struct Mock {
@@ -32,7 +33,12 @@ impl Mock {
         for partition in 0..4 {
             cluster.partition_leader(&scene.topic, partition, Some(1 + partition % 3)).unwrap();
         }
-        let worker = scene.worker().set("KAFKA__COMMIT_INTERVAL", "100ms").start().await;
+        let worker = scene
+            .worker()
+            .set("KAFKA__COMMIT_INTERVAL", "100ms")
+            .set("LOG__LEVEL", "info,librdkafka=error")
+            .start()
+            .await;
         let load = scene.produce(Load::mixed(300));
         worker.holds(4).await;
         scene.progresses(200).await;
@@ -53,6 +59,10 @@ impl Mock {
         self.recovers(&what, &log).await;
     }
 
+    async fn refused_commits(&self) -> f64 {
+        self.worker.metric(REFUSED_COMMITS, "").await
+    }
+
     async fn recovers(&self, what: &str, log: &Since) {
         assert_eq!(self.worker.get("/livez").await.0, 200);
         self.scene.recovers(what, Instant::now()).await;
@@ -66,29 +76,82 @@ impl Mock {
     }
 }
 
-/// Only the mirror stands still: Postgres has the truth about progress.
+/// Only the mirror stands still: Postgres has the truth about progress. Every refusal is counted,
+/// also after librdkafka has tried again by itself, and also when librdkafka may not log warnings.
 #[tokio::test]
 async fn whatever_kafka_answers_to_commits_the_work_goes_on() {
     let mock = Mock::new().await;
     for answer in [
+        // Final at once.
         Answer::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
         Answer::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE,
         Answer::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+        // Tried again by librdkafka.
+        Answer::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+        Answer::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
     ] {
         let what = format!("{answer:?} to OffsetCommit");
         let log = Since::now(&mock.worker);
+        let counted = mock.refused_commits().await;
         mock.cluster.request_errors(Api::OffsetCommit, &[answer; 1_000]);
         // Whatever was under way before has arrived by now.
         mock.scene.progresses(100).await;
         let before = mock.scene.mirrored().await;
         mock.scene.progresses(200).await;
         assert_eq!(mock.scene.mirrored().await, before, "the fault was there: nothing is mirrored");
+        eventually(&format!("{what} is counted"), async || {
+            (mock.refused_commits().await > counted).then_some(())
+        })
+        .await;
         mock.cluster.clear_request_errors(Api::OffsetCommit);
         mock.recovers(&what, &log).await;
         eventually("positions are mirrored again", async || {
             (mock.scene.mirrored().await != before).then_some(())
         })
         .await;
+    }
+    mock.ends().await;
+}
+
+/// Once the answers are better, what is mirrored does not wait for another record.
+#[tokio::test]
+async fn commits_refused_for_a_while_are_made_up_for_without_new_traffic() {
+    let Mock { cluster, scene, worker, load } = Mock::new().await;
+    let answer = Answer::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    cluster.request_errors(Api::OffsetCommit, &[answer; 1_000]);
+    let ledger = load.stop().await;
+    scene.check(&ledger, Projection::Whole).await;
+    let counted = worker.metric(REFUSED_COMMITS, "").await;
+    eventually("the last positions are refused, too", async || {
+        (worker.metric(REFUSED_COMMITS, "").await > counted + 1.0).then_some(())
+    })
+    .await;
+    let positions = scene.positions().await.unwrap();
+    assert_ne!(scene.mirrored().await, positions, "the fault was there");
+    cluster.clear_request_errors(Api::OffsetCommit);
+    eventually("positions are mirrored", async || {
+        (scene.mirrored().await == positions).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// What librdkafka tries again with success has not failed.
+#[tokio::test]
+async fn a_commit_that_succeeds_when_tried_again_is_not_counted() {
+    let mock = Mock::new().await;
+    for answer in [
+        Answer::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+        Answer::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+    ] {
+        let counted = mock.refused_commits().await;
+        let before = mock.scene.mirrored().await;
+        mock.cluster.request_errors(Api::OffsetCommit, &[answer]);
+        eventually("positions are mirrored", async || {
+            (mock.scene.mirrored().await != before).then_some(())
+        })
+        .await;
+        assert_eq!(mock.refused_commits().await, counted, "{answer:?}");
     }
     mock.ends().await;
 }
