@@ -176,10 +176,11 @@ impl Work {
     /// Waits for Postgres and Kafka, migrates, and makes sure that the schema is ours.
     async fn prepare(&mut self) -> anyhow::Result<Client> {
         self.prepare_schema().await?;
-        let client = Client::new(self.config.kafka.consumer_properties())?;
-        let cluster = self.greet_kafka(&client.consumer).await?;
+        let (context, _events) = consume::Context::new();
+        let greeter = consume::consumer(&self.config.kafka.consumer_properties(), context)?;
+        let cluster = self.greet_kafka(&Arc::new(greeter)).await?;
         self.settle_identity(cluster).await?;
-        Ok(client)
+        Ok(Client::new(self.config.kafka.worker_properties())?)
     }
 
     async fn prepare_schema(&mut self) -> anyhow::Result<()> {

@@ -189,6 +189,14 @@ impl KafkaConfig {
         properties
     }
 
+    /// The same for the worker's own consumer, which also tells statistics. Not for one that is not
+    /// polled all the time: they would pile up.
+    pub fn worker_properties(&self) -> BTreeMap<String, String> {
+        let mut properties = self.consumer_properties();
+        put(&mut properties, [("statistics.interval.ms", millis(self.lag_interval))]);
+        properties
+    }
+
     /// Everything librdkafka needs to know to produce, for `produce`, `demo` and `prove`. Of the
     /// pass-through, only what applies to every client: names that begin with `ssl.`, `sasl.`,
     /// `security.`, `socket.`, `broker.` or `client.`. Holds secrets in the clear.

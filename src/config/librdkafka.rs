@@ -43,7 +43,7 @@ const MAY_LEAK: &str = "librdkafka's debug output may print secrets and personal
 const OURS: &str = "it has its own key";
 
 /// Refused properties and why.
-const REFUSED: [(&str, &str, &str); 34] = [
+const REFUSED: [(&str, &str, &str); 35] = [
     ("enable.auto.commit", POSITIONS, ""),
     ("auto.commit.enable", POSITIONS, ""),
     ("auto.commit.interval.ms", POSITIONS, "commit_interval"),
@@ -67,6 +67,7 @@ const REFUSED: [(&str, &str, &str); 34] = [
     ("partition.assignment.strategy", OURS, "assignment_strategy"),
     ("session.timeout.ms", OURS, "session_timeout"),
     ("max.poll.interval.ms", OURS, "max_poll_interval"),
+    ("statistics.interval.ms", OURS, "lag_interval"),
     ("topic.metadata.refresh.interval.ms", OURS, "topic_refresh_interval"),
     ("queued.max.messages.kbytes", OURS, "prefetch_bytes"),
     ("security.protocol", OURS, "security_protocol"),

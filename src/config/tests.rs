@@ -253,7 +253,9 @@ fn librdkafka_accepts_what_we_build() {
             assert_eq!(consumer[name], value);
         }
         assert_eq!(consumer.contains_key("session.timeout.ms"), protocol == "classic");
-        let _: BaseConsumer = consumer.into_iter().collect::<ClientConfig>().create().unwrap();
+        let worker = config.kafka.worker_properties();
+        assert_eq!(worker["statistics.interval.ms"], "2000", "kafka.lag_interval");
+        let _: BaseConsumer = worker.into_iter().collect::<ClientConfig>().create().unwrap();
         let producer = config.kafka.producer_properties();
         let _: BaseProducer = producer.into_iter().collect::<ClientConfig>().create().unwrap();
     }

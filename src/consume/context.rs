@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, error, warn};
 
+use crate::consume::statistics::{self, Fetched};
 use crate::observe::rate_limit::LogGate;
 use crate::types::TopicPartition;
 
@@ -42,6 +43,8 @@ pub(super) enum Event {
     Rebalance(Rebalance),
     /// An asynchronous commit came to nothing, also after librdkafka tried again; and why.
     CommitFailed(String),
+    /// What the fetches of late said about the ends of the logs.
+    Fetched(Vec<Fetched>),
 }
 
 /// Collects what the callbacks are told.
@@ -87,6 +90,17 @@ impl ClientContext for Context {
                 }
             }
             _ => debug!(facility, message, "librdkafka"),
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match statistics::fetched(statistics) {
+            Ok(fetched) => self.tell(Event::Fetched(fetched)),
+            Err(error) => {
+                if let Some(suppressed) = self.log_gate("statistics") {
+                    warn!(%error, suppressed, "librdkafka's statistics cannot be read");
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! begin.rs       telling librdkafka: assign and seek, pause and resume
 //! watchdog.rs    is anything applied of what waits? (pure)
 //! rebuild.rs     what is done about it: join anew, or give up
+//! statistics.rs  librdkafka's own word about the ends of logs: what is withheld from us
 //! log_ends.rs    a second thread asks the broker where each log begins and ends
 //! ```
 
@@ -21,6 +22,7 @@ mod poll;
 mod rebuild;
 mod record;
 pub(crate) mod start;
+mod statistics;
 mod steer;
 mod watchdog;
 

@@ -315,6 +315,7 @@ impl PollLoop {
             match event {
                 Event::Rebalance(rebalance) => self.on_rebalance(rebalance),
                 Event::CommitFailed(error) => self.commit_failed(&error),
+                Event::Fetched(fetched) => self.on_fetched(fetched),
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::heartbeat::{Heartbeat, Pulse};
+use super::withheld::Withheld;
 use crate::types::{Epoch, Offset, TopicPartition};
 
 /// What a partition of ours is doing.
@@ -58,6 +59,11 @@ pub struct PartitionView {
     /// 0 without lag, else the age of the oldest waiting record or, before one was received, the
     /// time since the partition fell behind; `None` while unknown.
     pub lag_seconds: Option<f64>,
+    /// Records written behind a transaction still open, beyond the read-committed end; `None` while
+    /// unknown.
+    pub withheld_records: Option<i64>,
+    /// 0 without such records, else how long that end has stood still; `None` while unknown.
+    pub withheld_seconds: Option<f64>,
 }
 
 /// Whether something we need answers.
@@ -130,6 +136,7 @@ pub(super) struct State {
 pub(super) struct Tracked {
     pub(super) status: PartitionStatus,
     behind_since: Option<Instant>,
+    withheld: Withheld,
 }
 
 impl Tracked {
@@ -142,7 +149,7 @@ impl Tracked {
             pending_since_ms: None,
             last_error: None,
         };
-        Self { status, behind_since: None }
+        Self { status, behind_since: None, withheld: Withheld::default() }
     }
 
     pub(super) fn lag_records(&self) -> Option<i64> {
@@ -251,7 +258,20 @@ impl StatusBoard {
 
     /// The partition's read-committed end, freshly asked for.
     pub fn end(&self, source: &TopicPartition, end: Offset) {
-        self.update(source, |partition| partition.status.end = Some(end));
+        self.update(source, |partition| {
+            partition.status.end = Some(end);
+            partition.withheld.asked(end, Instant::now());
+        });
+    }
+
+    /// The partition's read-committed end, and how far its records reach, as a fetch told.
+    pub fn fetched(&self, source: &TopicPartition, end: Offset, high: Offset) {
+        self.update(source, |partition| {
+            // Nothing is fetched otherwise: it would be old news, or of another log.
+            if partition.status.state == PartitionState::Reading {
+                partition.withheld.fetched(end, high, Instant::now());
+            }
+        });
     }
 
     /// The timestamp of the oldest record received but not applied, in milliseconds since 1970;
@@ -329,6 +349,8 @@ impl StatusBoard {
             status: partition.status.clone(),
             lag_records: partition.lag_records(),
             lag_seconds: partition.lag_seconds(now, now_ms),
+            withheld_records: partition.withheld.records(),
+            withheld_seconds: partition.withheld.seconds(now),
         };
         state.partitions.iter().map(view).collect()
     }

@@ -19,6 +19,8 @@ pub(super) fn render(board: &StatusBoard) -> String {
     let mut page = Page::default();
     page.family(names::LAG_RECORDS, per_partition(&partitions, |view| view.lag_records));
     page.family(names::LAG_SECONDS, per_partition(&partitions, |view| view.lag_seconds));
+    page.family(names::WITHHELD_RECORDS, per_partition(&partitions, |view| view.withheld_records));
+    page.family(names::WITHHELD_SECONDS, per_partition(&partitions, |view| view.withheld_seconds));
     page.single(names::PARTITIONS_ASSIGNED, &partitions.len().to_string());
     page.single(names::PARTITIONS_PAUSED, &in_state(PartitionState::Paused));
     page.single(names::PARTITIONS_HALTED, &in_state(PartitionState::Halted));
@@ -127,6 +129,8 @@ mod tests {
         board.assigned(&source);
         board.claimed(&source, Epoch(1), Some(Offset(0)));
         board.end(&source, Offset(0));
+        board.reading(&source, PartitionState::Reading);
+        board.fetched(&source, Offset(0), Offset(0));
         let text = render(&board);
         for metric in names::ALL.iter().filter(|metric| metric.kind == names::Kind::Gauge) {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)));

@@ -141,6 +141,8 @@ struct PartitionRow {
     end: Option<i64>,
     lag_records: Option<i64>,
     lag_seconds: Option<f64>,
+    withheld_records: Option<i64>,
+    withheld_seconds: Option<f64>,
     last_error: Option<String>,
 }
 
@@ -181,6 +183,8 @@ impl From<PartitionView> for PartitionRow {
             end: view.status.end.map(|offset| offset.0),
             lag_records: view.lag_records,
             lag_seconds: view.lag_seconds,
+            withheld_records: view.withheld_records,
+            withheld_seconds: view.withheld_seconds,
             last_error: view.status.last_error,
         }
     }

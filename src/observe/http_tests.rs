@@ -63,6 +63,7 @@ async fn status_tells_of_every_partition() {
     state.board.claimed(&source, Epoch(7), Some(Offset(10)));
     state.board.reading(&source, PartitionState::Reading);
     state.board.end(&source, Offset(10));
+    state.board.fetched(&source, Offset(10), Offset(10));
     state.board.kafka(Health::Up);
     let (status, kind, body) = ask(&state, "/status").await;
     assert_eq!((status, kind.as_str()), (StatusCode::OK, "application/json"));
@@ -78,7 +79,8 @@ async fn status_tells_of_every_partition() {
         "postgres": [{ "up": false, "reason": "not connected yet" }],
         "partitions": [{
             "topic": "t", "partition": 3, "state": "reading", "epoch": 7, "applied": 10, "end": 10,
-            "lag_records": 0, "lag_seconds": 0.0, "last_error": null
+            "lag_records": 0, "lag_seconds": 0.0, "withheld_records": 0, "withheld_seconds": 0.0,
+            "last_error": null
         }],
     });
     assert_eq!(body, expected);

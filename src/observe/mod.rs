@@ -13,5 +13,6 @@ pub mod names;
 pub mod progress;
 pub mod rate_limit;
 pub mod telemetry;
+mod withheld;
 
 pub use heartbeat::Heartbeat;

@@ -59,6 +59,10 @@ pub const END_TO_END: &str = "user_events_end_to_end_seconds";
 pub const LAG_RECORDS: &str = "user_events_lag_records";
 /// Age of the oldest waiting record, by partition.
 pub const LAG_SECONDS: &str = "user_events_lag_seconds";
+/// Records written behind a transaction still open, by partition.
+pub const WITHHELD_RECORDS: &str = "user_events_withheld_records";
+/// How long the read-committed end has stood still before them, by partition.
+pub const WITHHELD_SECONDS: &str = "user_events_withheld_seconds";
 /// Partitions this copy owns.
 pub const PARTITIONS_ASSIGNED: &str = "user_events_partitions_assigned";
 /// Partitions held back for now.
@@ -109,6 +113,8 @@ pub const ALL: &[Metric] = &[
     histogram(END_TO_END, metrics::Unit::Seconds, "Time from a record's timestamp to its commit."),
     gauge(LAG_RECORDS, PARTITION, "Read-committed end minus the position in Postgres."),
     gauge(LAG_SECONDS, PARTITION, "Age of the oldest record not yet applied, 0 without lag."),
+    gauge(WITHHELD_RECORDS, PARTITION, "Records written behind a transaction still open."),
+    gauge(WITHHELD_SECONDS, PARTITION, "How long such a transaction has held them up, 0 without."),
     gauge(PARTITIONS_ASSIGNED, &[], "Partitions this copy owns."),
     gauge(PARTITIONS_PAUSED, &[], "Owned partitions held back for now."),
     gauge(PARTITIONS_HALTED, &[], "Owned partitions stopped until an operator acts."),

@@ -8,8 +8,12 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::{Since, no_lag};
-use crate::support::{Scene, event, unique};
+use crate::support::{Scene, Worker, event, eventually, unique};
 
+const RECORDS: &str = "user_events_withheld_records";
+const SECONDS: &str = "user_events_withheld_seconds";
+/// What the log says of it.
+const HANGS: &str = "transaction stays open";
 const WAIT: Duration = Duration::from_secs(30);
 
 fn transactional(scene: &Scene, timeout: &str) -> FutureProducer {
@@ -82,34 +86,83 @@ async fn of_transactions_a_third_of_which_abort_only_the_others_take_effect() {
     assert_eq!(worker.stop().await, Some(0));
 }
 
-/// What stands behind the open transaction waits for it, invisibly: neither the broker's
-/// read-committed end nor, so, the lag counts it. The broker ends the transaction by its timeout.
+/// What stands behind the open transaction waits for it: neither the broker's read-committed end
+/// nor, so, the lag counts it. But it is told as withheld. The broker ends the transaction by its
+/// timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_hangs_holds_up_what_follows_until_the_broker_ends_it() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&[event("before", "b", "page.viewed")]).await;
-    scene.caught_up().await;
-
-    let hanging = transactional(&scene, "3000");
+    let (scene, worker) = applied_one().await;
+    withheld(&worker, 0.0, 0.0).await;
+    let hanging = transactional(&scene, "5000");
     hanging.begin_transaction().unwrap();
     write(&scene, &hanging, 0, "hanging").await;
     let begun = Instant::now();
     let log = Since::now(&worker);
     let sent = scene.send(&[event("after", "a", "page.viewed")]).await;
     assert_eq!(scene.ends().await[&0], 1, "the log ends, as readers see it, where it hangs");
+    withheld(&worker, 2.0, 1.0).await;
     assert_eq!(scene.count("SELECT count(*) FROM user_events").await, 1);
+    assert_eq!(worker.metric("user_events_lag_records", "").await, 0.0);
     assert_eq!(worker.get("/livez").await.0, 200);
 
     scene.passes(&[(0, sent[0].1 + 1)].into()).await;
     let took = begun.elapsed();
-    eprintln!("hanging transaction of 3 s: recovered within {took:?}");
-    assert!(took >= Duration::from_secs(2), "it did hold up what followed: {took:?}");
+    eprintln!("hanging transaction of 5 s: recovered within {took:?}");
+    assert!(took >= Duration::from_secs(4), "it did hold up what followed: {took:?}");
     scene.caught_up().await;
     no_lag(&worker, 1).await;
+    withheld(&worker, 0.0, 0.0).await;
     let users: Vec<(String,)> = scene.fetch_all("SELECT user_id FROM users ORDER BY 1").await;
     assert_eq!(users, [("after".to_owned(),), ("before".to_owned(),)]);
+    assert!(!worker.log().contains(HANGS), "a minute has not passed:\n{}", worker.log());
     log.is_quiet("hanging transaction", &worker);
     assert_eq!(worker.stop().await, Some(0));
     drop(hanging);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_a_transaction_that_hangs_for_more_than_a_minute_is_logged_without_a_flood() {
+    let (scene, worker) = applied_one().await;
+    let hanging = transactional(&scene, "85000");
+    hanging.begin_transaction().unwrap();
+    write(&scene, &hanging, 0, "hanging").await;
+    let log = Since::now(&worker);
+    withheld(&worker, 1.0, 30.0).await;
+    withheld(&worker, 1.0, 55.0).await;
+    assert!(!worker.log().contains(HANGS), "not yet:\n{}", worker.log());
+    withheld(&worker, 1.0, 75.0).await;
+    assert!((1..=3).contains(&worker.log().matches(HANGS).count()), "{}", worker.log());
+    hanging.abort_transaction(WAIT).unwrap();
+    withheld(&worker, 0.0, 0.0).await;
+    log.is_quiet("hanging transaction", &worker);
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// A partition with one record, applied.
+async fn applied_one() -> (Scene, Worker) {
+    let scene = Scene::new(1).await;
+    let worker = scene.worker().start().await;
+    scene.send(&[event("before", "b", "page.viewed")]).await;
+    scene.caught_up().await;
+    (scene, worker)
+}
+
+/// Waits until the metrics tell of so many records withheld, for so long or longer, and `/status`
+/// does, too; without any, for no time at all.
+async fn withheld(worker: &Worker, records: f64, seconds: f64) {
+    let is = |told: (f64, f64)| match records {
+        0.0 => told == (0.0, 0.0),
+        _ => told.0 == records && told.1 >= seconds,
+    };
+    let what = format!("{records} records are told to be withheld for {seconds} s");
+    eventually(&what, async || {
+        let page = worker.page().await;
+        let told = |name| page.series(name, &[]).first().map(|(_, value)| *value);
+        let told = (told(RECORDS)?, told(SECONDS)?);
+        let status = worker.status().await;
+        let row = &status["partitions"][0];
+        let shown = (row["withheld_records"].as_f64()?, row["withheld_seconds"].as_f64()?);
+        (is(told) && is(shown)).then_some(())
+    })
+    .await;
 }
