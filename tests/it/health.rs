@@ -131,6 +131,8 @@ async fn status_tells_all_about_every_partition() {
         "end",
         "lag_records",
         "lag_seconds",
+        "withheld_records",
+        "withheld_seconds",
         "last_error",
     ];
     assert_eq!(keys(partition), fields.into());
