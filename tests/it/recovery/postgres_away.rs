@@ -146,8 +146,7 @@ async fn chaos_a_worker_that_finds_no_postgres_waits_for_it() {
     let log = worker.log();
     let again = log.lines().rfind(|line| line.contains("postgres is not ready")).unwrap();
     let again: serde_json::Value = serde_json::from_str(again).unwrap();
-    assert!(again["suppressed"].as_u64().unwrap() > 0, "{again}");
-    assert_eq!(told(), 2);
+    assert!(again["suppressed"].as_u64().unwrap() >= 2, "{again}");
 
     services.start_postgres().await;
     sent.is_applied(&scene).await;
