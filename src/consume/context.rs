@@ -18,7 +18,7 @@ use crate::types::TopicPartition;
 
 /// What librdkafka calls its warning about a commit that failed while nobody asked for the result:
 /// one for each request, however many partitions it holds. The only word there is: rdkafka 0.39
-/// does ask for none, and never calls `commit_callback` (fede1024/rust-rdkafka issue 856).
+/// never asks, and never calls `commit_callback` (fede1024/rust-rdkafka issue 856).
 const COMMIT_FAILED: &str = "COMMITFAIL";
 
 /// The worker's consumer.
