@@ -58,6 +58,8 @@ named! {
         LostAnswer = "lost-answer",
         /// the poll thread stands still for as long as this says `return`.
         StuckPoll = "stuck-poll",
+        /// what is read of every partition 0 never reaches its lane.
+        LostDelivery = "lost-delivery",
         /// the worker joins a Kafka group of its own, while its claims stay in the configured
         /// one: an owner whom the group protocol does not keep from owning.
         TwinGroup = "twin-group",

@@ -47,6 +47,10 @@ impl Lane {
             }
             Done::Probed(Err(error)) => self.wait_after(&error, &[]),
         }
+        // What is tried again, whole or in parts, goes before all else of this lane.
+        if self.unsettled.is_some() || !self.waiting.is_empty() {
+            self.board.wait(self.owned.keys());
+        }
     }
 
     /// Takes the claims over, but for partitions revoked while the claim was under way.

@@ -282,6 +282,9 @@ impl PollLoop {
             Ok(true) => {
                 partition.next = record.offset.next();
                 partition.consumed.increment(1);
+                if record.source.partition == 0 && failpoint::happens(Mishap::LostDelivery) {
+                    return;
+                }
                 let lane = &mut self.lanes[partition.lane];
                 lane.deliver(Delivery::Record(partition.generation, record));
             }

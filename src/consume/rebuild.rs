@@ -1,19 +1,20 @@
 //! What the polling thread does about a stall: tell all it knows, join the group anew, give up.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::{error, info, warn};
 
 use crate::consume::client::{Client, subscribe};
 use crate::consume::log_ends::LogEndsThread;
 use crate::consume::poll::PollLoop;
-use crate::consume::watchdog::Act;
+use crate::consume::watchdog::{Act, LOOK};
 use crate::observe::board::Lifecycle;
 use crate::observe::http;
 use crate::observe::metrics::WatchdogAction;
+use crate::types::TopicPartition;
 
-/// How often the watchdog looks.
-const LOOK: Duration = Duration::from_secs(1);
+/// So many partitions are named in a message; the dump has them all.
+const NAMED: usize = 10;
 
 impl PollLoop {
     pub(super) fn watch(&mut self) {
@@ -22,10 +23,13 @@ impl PollLoop {
         }
         self.watched_at = Instant::now();
         let progress = self.board.progress();
-        match self.watchdog.look(self.watched_at, &progress) {
+        let act = self.watchdog.look(self.watched_at, &progress);
+        self.board.standing(&self.watchdog.standing());
+        match act {
             None => {}
-            Some(Act::Rebuild) => {
+            Some(Act::Rebuild(standing)) => {
                 self.dump(
+                    &standing,
                     "records wait and nothing is applied, for no known reason: rejoining the group",
                 );
                 self.metrics.watchdog(WatchdogAction::Rebuild);
@@ -33,12 +37,17 @@ impl PollLoop {
                     error!(error = format!("{error:#}"), "could not rejoin the group");
                 }
             }
-            Some(Act::GiveUp) => {
-                self.dump("rejoining the group did not help: failing /livez, to be restarted");
+            Some(Act::GiveUp(standing)) => {
+                self.dump(
+                    &standing,
+                    "rejoining the group did not help: failing /livez, to be restarted",
+                );
                 self.metrics.watchdog(WatchdogAction::GiveUp);
-                let stuck = "records wait and nothing is applied, for no known reason, and \
-                             rejoining the group did not help";
-                self.board.stuck(Some(stuck.to_owned()));
+                self.board.stuck(Some(format!(
+                    "{}: records wait and nothing is applied, for no known reason, and rejoining \
+                     the group did not help",
+                    names(&standing)
+                )));
             }
             Some(Act::Recovered) => {
                 info!("no longer stuck");
@@ -48,11 +57,11 @@ impl PollLoop {
     }
 
     /// All that `/status` knows, and how full the lanes' queues are.
-    fn dump(&self, message: &'static str) {
+    fn dump(&self, standing: &[TopicPartition], message: &'static str) {
         let queues: Vec<_> = self.lanes.iter().map(|lane| lane.handle.queued()).collect();
         let paused: Vec<_> = self.lanes.iter().map(|lane| lane.paused).collect();
         let status = http::status_json(&self.board);
-        error!(%status, ?queues, ?paused, "{message}");
+        error!(standing = names(standing), %status, ?queues, ?paused, "{message}");
     }
 
     /// Leaves the group with the old consumer and joins it with a new one. Everything assigned is
@@ -80,5 +89,17 @@ impl PollLoop {
         subscribe(&self.consumer, &self.options.topics)?;
         warn!("left the group and joined it anew");
         Ok(())
+    }
+}
+
+/// Which partitions stand, for a message.
+fn names(standing: &[TopicPartition]) -> String {
+    if standing.is_empty() {
+        return "the group hands out nothing".to_owned();
+    }
+    let named: Vec<_> = standing.iter().take(NAMED).map(ToString::to_string).collect();
+    match standing.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }

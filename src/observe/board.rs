@@ -10,61 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::heartbeat::{Heartbeat, Pulse};
-use super::withheld::Withheld;
+use super::partition::Tracked;
+pub use super::partition::{PartitionState, PartitionStatus, PartitionView};
 use crate::types::{Epoch, Offset, TopicPartition};
-
-/// What a partition of ours is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PartitionState {
-    /// Assigned; Postgres has not yet told where to begin.
-    Claiming,
-    /// Records come in and are applied.
-    Reading,
-    /// Held back for now: backpressure, or an outage.
-    Paused,
-    /// A newer claim exists; waiting for Kafka to say whose it is.
-    Fenced,
-    /// Stopped until an operator acts; `last_error` says why.
-    Halted,
-}
-
-/// What is known about a partition of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionStatus {
-    /// What it is doing.
-    pub state: PartitionState,
-    /// Our claim on it.
-    pub epoch: Option<Epoch>,
-    /// Position in Postgres: the next offset to apply.
-    pub applied: Option<Offset>,
-    /// Read-committed end, as last asked for.
-    pub end: Option<Offset>,
-    /// Timestamp of the oldest record received but not applied, in milliseconds since 1970.
-    pub pending_since_ms: Option<i64>,
-    /// The last thing that went wrong, until progress is made. Shown to operators: no personal
-    /// data.
-    pub last_error: Option<String>,
-}
-
-/// A partition's status at one moment, with its lag then.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PartitionView {
-    /// Which partition.
-    pub source: TopicPartition,
-    /// What is known about it.
-    pub status: PartitionStatus,
-    /// Records waiting; `None` while unknown.
-    pub lag_records: Option<i64>,
-    /// 0 without lag, else the age of the oldest waiting record or, before one was received, the
-    /// time since the partition fell behind; `None` while unknown.
-    pub lag_seconds: Option<f64>,
-    /// Records written behind a transaction still open, beyond the read-committed end; `None` while
-    /// unknown.
-    pub withheld_records: Option<i64>,
-    /// 0 without such records, else how long that end has stood still; `None` while unknown.
-    pub withheld_seconds: Option<f64>,
-}
 
 /// Whether something we need answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,55 +76,8 @@ pub(super) struct State {
     pub(super) kafka: Health,
     pulses: Vec<Arc<Pulse>>,
     /// For the watchdog: see `Progress`.
-    pub(super) applied: u64,
     pub(super) troubles: u64,
     stuck: Option<String>,
-}
-
-pub(super) struct Tracked {
-    pub(super) status: PartitionStatus,
-    behind_since: Option<Instant>,
-    withheld: Withheld,
-}
-
-impl Tracked {
-    fn new() -> Self {
-        let status = PartitionStatus {
-            state: PartitionState::Claiming,
-            epoch: None,
-            applied: None,
-            end: None,
-            pending_since_ms: None,
-            last_error: None,
-        };
-        Self { status, behind_since: None, withheld: Withheld::default() }
-    }
-
-    pub(super) fn lag_records(&self) -> Option<i64> {
-        let (end, applied) = (self.status.end?, self.status.applied?);
-        Some(end.0.saturating_sub(applied.0).max(0))
-    }
-
-    fn lag_seconds(&self, now: Instant, now_ms: i64) -> Option<f64> {
-        let records = self.lag_records();
-        if records == Some(0) {
-            return Some(0.0);
-        }
-        if let Some(since) = self.status.pending_since_ms {
-            return Some(
-                Duration::from_millis(now_ms.saturating_sub(since).max(0) as u64).as_secs_f64(),
-            );
-        }
-        records.and(self.behind_since).map(|since| now.duration_since(since).as_secs_f64())
-    }
-
-    /// Notes since when there is lag, after any change of either end of it.
-    fn note_lag(&mut self, now: Instant) {
-        self.behind_since = match self.lag_records() {
-            Some(lag) if lag > 0 => self.behind_since.or(Some(now)),
-            _ => None,
-        };
-    }
 }
 
 impl StatusBoard {
@@ -192,7 +93,6 @@ impl StatusBoard {
                 lanes: (0..lanes).map(|_| unknown()).collect(),
                 kafka: unknown(),
                 pulses: Vec::new(),
-                applied: 0,
                 troubles: 0,
                 stuck: None,
             }),
@@ -231,7 +131,7 @@ impl StatusBoard {
     /// Reading begins, in this state: what went wrong before is over.
     pub fn reading(&self, source: &TopicPartition, state: PartitionState) {
         self.update(source, |partition| {
-            partition.status.state = state;
+            partition.enter(state);
             partition.status.last_error = None;
         });
     }
@@ -244,15 +144,13 @@ impl StatusBoard {
     /// Positions moved in Postgres: the commit is known to have happened.
     pub fn applied(&self, positions: &[(TopicPartition, Offset)]) {
         for (source, next) in positions {
-            let mut moved = false;
             self.update(source, |partition| {
-                moved = partition.status.applied.replace(*next) != Some(*next);
+                partition.status.applied = Some(*next);
                 // What halted a partition stays true while its last batch is being written.
                 if partition.status.state != PartitionState::Halted {
                     partition.status.last_error = None;
                 }
             });
-            self.lock().applied += u64::from(moved);
         }
     }
 
@@ -282,14 +180,31 @@ impl StatusBoard {
 
     /// What the partition is doing now.
     pub fn state(&self, source: &TopicPartition, state: PartitionState) {
-        self.update(source, |partition| partition.status.state = state);
+        self.update(source, |partition| partition.enter(state));
     }
 
     /// Something went wrong with the partition: shown until progress is made. No personal data.
     pub fn error(&self, source: &TopicPartition, message: impl Into<String>) {
         let message = message.into();
-        self.update(source, |partition| partition.status.last_error = Some(message));
-        self.lock().troubles += 1;
+        self.update(source, |partition| {
+            partition.status.last_error = Some(message);
+            partition.reasons += 1;
+        });
+    }
+
+    /// These wait for a batch of their lane that is tried again, whole or in parts, before them.
+    pub fn wait<'a>(&self, sources: impl Iterator<Item = &'a TopicPartition>) {
+        for source in sources {
+            self.update(source, |partition| partition.reasons += 1);
+        }
+    }
+
+    /// How long each partition has stood for no known reason, as the watchdog counts; the others
+    /// do not stand.
+    pub fn standing(&self, standing: &BTreeMap<TopicPartition, Duration>) {
+        for (source, partition) in &mut self.lock().partitions {
+            partition.status.standing = standing.get(source).copied().unwrap_or_default();
+        }
     }
 
     /// Whether Postgres answers on a lane's connection.
@@ -344,14 +259,8 @@ impl StatusBoard {
 
     fn partitions_at(&self, now: Instant, now_ms: i64) -> Vec<PartitionView> {
         let state = self.lock();
-        let view = |(source, partition): (&TopicPartition, &Tracked)| PartitionView {
-            source: source.clone(),
-            status: partition.status.clone(),
-            lag_records: partition.lag_records(),
-            lag_seconds: partition.lag_seconds(now, now_ms),
-            withheld_records: partition.withheld.records(),
-            withheld_seconds: partition.withheld.seconds(now),
-        };
+        let view =
+            |(source, partition): (&TopicPartition, &Tracked)| partition.view(source, now, now_ms);
         state.partitions.iter().map(view).collect()
     }
 

@@ -144,6 +144,7 @@ struct PartitionRow {
     withheld_records: Option<i64>,
     withheld_seconds: Option<f64>,
     last_error: Option<String>,
+    standing_seconds: u64,
 }
 
 impl Status {
@@ -186,6 +187,7 @@ impl From<PartitionView> for PartitionRow {
             withheld_records: view.withheld_records,
             withheld_seconds: view.withheld_seconds,
             last_error: view.status.last_error,
+            standing_seconds: view.status.standing.as_secs(),
         }
     }
 }

@@ -80,7 +80,7 @@ async fn status_tells_of_every_partition() {
         "partitions": [{
             "topic": "t", "partition": 3, "state": "reading", "epoch": 7, "applied": 10, "end": 10,
             "lag_records": 0, "lag_seconds": 0.0, "withheld_records": 0, "withheld_seconds": 0.0,
-            "last_error": null
+            "last_error": null, "standing_seconds": 0
         }],
     });
     assert_eq!(body, expected);

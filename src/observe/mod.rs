@@ -10,6 +10,7 @@ mod heartbeat;
 pub mod http;
 pub mod metrics;
 pub mod names;
+mod partition;
 pub mod progress;
 pub mod rate_limit;
 pub mod telemetry;

@@ -1,21 +1,35 @@
 //! What the board shows of progress, for the watchdog.
 
-use super::board::{Health, Lifecycle, PartitionState, StatusBoard};
+use super::board::{Health, Lifecycle, StatusBoard};
+use crate::types::{Offset, TopicPartition};
 
 /// Whether work is done, and if not, whether that has a known reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Grows whenever a position moves in Postgres.
-    pub applied: u64,
-    /// Grows whenever somebody reports trouble: Kafka, Postgres or a partition.
+    /// Every partition of ours, in order.
+    pub partitions: Vec<PartitionProgress>,
+    /// Grows whenever somebody reports trouble with Kafka or Postgres.
     pub troubles: u64,
-    /// Records wait in a partition that should be moving: neither paused, fenced or halted, nor
-    /// with an error that explains it.
-    pub behind: bool,
     /// Kafka or Postgres does not answer.
     pub hampered: bool,
     /// The group has handed out partitions, or none, since this worker last joined it.
     pub joined: bool,
+}
+
+/// The same of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionProgress {
+    /// Which.
+    pub source: TopicPartition,
+    /// Its position in Postgres.
+    pub position: Option<Offset>,
+    /// The end of its log, as last asked for.
+    pub end: Option<Offset>,
+    /// Records wait that should be moving: it is neither paused, fenced nor halted, nor does an
+    /// error explain it.
+    pub behind: bool,
+    /// Grows with everything that is a reason to wait, over before somebody looks or not.
+    pub reasons: u64,
 }
 
 impl StatusBoard {
@@ -24,19 +38,18 @@ impl StatusBoard {
         let lifecycle = self.current_lifecycle();
         let running = lifecycle == Lifecycle::Running;
         let state = self.lock();
-        let should_move =
-            |state| matches!(state, PartitionState::Claiming | PartitionState::Reading);
-        let behind = state.partitions.values().any(|partition| {
-            should_move(partition.status.state)
-                && partition.status.last_error.is_none()
-                && partition.lag_records().is_some_and(|lag| lag > 0)
+        let partitions = state.partitions.iter().map(|(source, partition)| PartitionProgress {
+            source: source.clone(),
+            position: partition.status.applied,
+            end: partition.status.end,
+            behind: running && partition.should_move(),
+            reasons: partition.reasons,
         });
         Progress {
-            applied: state.applied,
+            partitions: partitions.collect(),
             troubles: state.troubles,
-            behind: running && behind,
-            joined: lifecycle != Lifecycle::Starting,
             hampered: !state.kafka.is_up() || !state.lanes.iter().all(Health::is_up),
+            joined: lifecycle != Lifecycle::Starting,
         }
     }
 }
@@ -44,8 +57,8 @@ impl StatusBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::board::Identity;
-    use crate::types::{Epoch, Offset, TopicPartition};
+    use crate::observe::board::{Identity, PartitionState};
+    use crate::types::Epoch;
 
     /// A board of a worker whose only partition is ten records behind, with nothing wrong.
     fn behind() -> (StatusBoard, TopicPartition) {
@@ -62,17 +75,23 @@ mod tests {
         (board, source)
     }
 
+    fn only(board: &StatusBoard) -> PartitionProgress {
+        let mut partitions = board.progress().partitions;
+        assert_eq!(partitions.len(), 1);
+        partitions.remove(0)
+    }
+
     #[test]
     fn a_partition_that_should_move_and_does_not_is_behind() {
         let (board, source) = behind();
         let before = board.progress();
-        assert!(before.behind && !before.hampered);
+        assert!(only(&board).behind && !before.hampered);
         board.applied(&[(source.clone(), Offset(5))]);
         assert_eq!(board.progress(), before, "an offset that stands is no progress");
         board.applied(&[(source.clone(), Offset(6))]);
-        assert_eq!(board.progress().applied, before.applied + 1);
+        assert_eq!(only(&board).position, Some(Offset(6)));
         board.applied(&[(source, Offset(15))]);
-        assert!(!board.progress().behind, "nothing waits");
+        assert!(!only(&board).behind, "nothing waits");
     }
 
     #[test]
@@ -80,21 +99,38 @@ mod tests {
         for state in [PartitionState::Paused, PartitionState::Fenced, PartitionState::Halted] {
             let (board, source) = behind();
             board.state(&source, state);
-            assert!(!board.progress().behind, "{state:?}");
+            assert!(!only(&board).behind, "{state:?}");
         }
         let (board, source) = behind();
         board.state(&source, PartitionState::Claiming);
-        assert!(board.progress().behind, "a claim that never comes is a stall");
+        assert!(only(&board).behind, "a claim that never comes is a stall");
         board.error(&source, "somebody holds a lock");
-        assert!(!board.progress().behind);
+        assert!(!only(&board).behind);
         let (board, _) = behind();
         board.lifecycle(Lifecycle::Stopping);
-        assert!(!board.progress().behind);
+        assert!(!only(&board).behind);
+    }
+
+    #[test]
+    fn a_reason_that_is_over_leaves_its_trace() {
+        let reasons: [fn(&StatusBoard, &TopicPartition); 3] = [
+            |board, source| board.state(source, PartitionState::Paused),
+            |board, source| board.error(source, "refused"),
+            |board, source| board.wait([source].into_iter()),
+        ];
+        for reason in reasons {
+            let (board, source) = behind();
+            let before = only(&board).reasons;
+            reason(&board, &source);
+            board.reading(&source, PartitionState::Reading);
+            assert!(only(&board).behind);
+            assert_eq!(only(&board).reasons, before + 1, "seen even by who looks too late");
+        }
     }
 
     #[test]
     fn an_outage_hampers_and_its_traces_remain() {
-        let (board, source) = behind();
+        let (board, _) = behind();
         let before = board.progress().troubles;
         board.postgres(0, Health::down("away"));
         assert!(board.progress().hampered);
@@ -102,9 +138,8 @@ mod tests {
         board.kafka(Health::down("away"));
         assert!(board.progress().hampered);
         board.kafka(Health::Up);
-        board.error(&source, "refused");
         let after = board.progress();
         assert!(!after.hampered);
-        assert_eq!(after.troubles, before + 3, "seen even by who looks too late");
+        assert_eq!(after.troubles, before + 2, "seen even by who looks too late");
     }
 }

@@ -134,6 +134,7 @@ async fn status_tells_all_about_every_partition() {
         "withheld_records",
         "withheld_seconds",
         "last_error",
+        "standing_seconds",
     ];
     assert_eq!(keys(partition), fields.into());
     assert_eq!(partition["topic"], scene.topic);

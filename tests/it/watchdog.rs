@@ -1,11 +1,15 @@
 //! The watch on progress: a stall without a reason is told, tried to mend, and then given up; an
-//! outage, a lock or a halted partition is none.
+//! outage, a lock, a halted partition or a frozen process is none.
 //!
-//! The stall is a real one. librdkafka postpones a partition's next fetch when its queue is full;
+//! The stall of a whole worker is a real one. librdkafka postpones a partition's next fetch when its queue is full;
 //! here it is full at a few records, and postponed for five minutes: the consumer sits still over
 //! records that wait, in good health.
 
-use crate::recovery::{halted, ready};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::recovery::{halted, ready, row};
 use crate::support::{Scene, Service, Services, Worker, WorkerBuilder, event, eventually};
 
 const ACTIONS: &str = "user_events_watchdog_actions_total";
@@ -162,5 +166,144 @@ async fn chaos_an_outage_of_postgres_is_no_stall() {
     services.start_postgres().await;
     each_applied_once(&scene, 20).await;
     ready(&worker).await;
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+/// How long a partition has stood, as the worker tells.
+async fn standing(worker: &Worker, scene: &Scene, partition: i32) -> Option<u64> {
+    row(worker, &scene.topic, partition).await?["standing_seconds"].as_u64()
+}
+
+#[tokio::test]
+async fn one_partition_that_stands_while_the_others_flow_is_named_and_given_up() {
+    let scene = Scene::new(4).await;
+    let worker = impatient(&scene)
+        .set("WATCH__PROGRESS", "8s")
+        .failpoint("lost-delivery=return")
+        .start()
+        .await;
+    worker.holds(4).await;
+    send(&scene, 0, 4).await;
+    let mut rounds = 1;
+    let mut others_flow = async || {
+        send(&scene, 4 * rounds + 1, 4 * rounds + 4).await;
+        rounds += 1;
+    };
+    eventually("the status tells who stands", async || {
+        others_flow().await;
+        let stands = standing(&worker, &scene, 0).await.filter(|stands| *stands >= 4)?;
+        for partition in 1..4 {
+            let other = standing(&worker, &scene, partition).await?;
+            assert!(other < stands, "partition {partition} stands for {other} s");
+        }
+        Some(())
+    })
+    .await;
+    eventually("the group is joined anew", async || {
+        others_flow().await;
+        assert_eq!(worker.get("/livez").await.0, 200, "not before that was tried");
+        (worker.metric(ACTIONS, REBUILD).await >= 1.0).then_some(())
+    })
+    .await;
+    let reason = eventually("liveness fails", async || {
+        others_flow().await;
+        let (code, reason) = worker.get("/livez").await;
+        (code == 503).then_some(reason)
+    })
+    .await;
+    let name = format!("{}[0]", scene.topic);
+    assert!(reason.starts_with(&format!("{name}: records wait")), "only this one: {reason}");
+    assert_eq!(worker.metric(ACTIONS, REBUILD).await, 1.0);
+    assert_eq!(worker.metric(ACTIONS, GIVE_UP).await, 1.0);
+    let log = worker.log();
+    for told in ["nothing is applied", "did not help"] {
+        let line = log.lines().find(|line| line.contains(told)).unwrap();
+        let dump: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(dump["standing"], name.as_str(), "{told}");
+    }
+
+    worker.kill().await;
+    let worker = scene.worker().start().await;
+    each_applied_once(&scene, 4 + 3 * (rounds as i64 - 1)).await;
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_worker_frozen_for_longer_than_its_patience_was_not_waiting_meanwhile() {
+    let scene = Scene::new(1).await;
+    let worker = that_stops_fetching(impatient(&scene), 100)
+        .set("WATCH__PROGRESS", "8s")
+        // The group is not to notice.
+        .set("KAFKA__SESSION_TIMEOUT", "30s")
+        .start()
+        .await;
+    worker.holds(1).await;
+    send(&scene, 0, 500).await;
+    scene.progresses(1).await;
+    send(&scene, 500, 550).await;
+    eventually("records wait", async || {
+        standing(&worker, &scene, 0).await.filter(|stands| *stands >= 2)
+    })
+    .await;
+    worker.signal(Signal::SIGSTOP);
+    // This is the fault itself.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    worker.signal(Signal::SIGCONT);
+    grows_older(&worker, 2).await;
+    assert_eq!(worker.metric(ACTIONS, "").await, 0.0, "it had no time to read");
+    assert!(!worker.log().contains("rejoining"));
+    each_applied_once(&scene, 550).await;
+    assert_eq!(worker.get("/livez").await.0, 200);
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn chaos_an_outage_of_kafka_is_no_stall() {
+    let services = Services::start(&[Service::Kafka]).await;
+    let database_url = std::env::var("DATABASE_URL").unwrap();
+    let scene = Scene::on(services.brokers(), &database_url, 2).await;
+    for round in 0..100 {
+        send(&scene, 100 * round, 100 * (round + 1)).await;
+    }
+    scene.migrate().await;
+    scene
+        .execute(
+            "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+             CREATE TRIGGER nap BEFORE INSERT ON users
+             FOR EACH STATEMENT EXECUTE FUNCTION nap()",
+        )
+        .await;
+    // What is fetched ahead is soon applied; the rest waits in the log. The worker stays in the
+    // group meanwhile: what it no longer has cannot stand.
+    let worker = impatient(&scene)
+        .set("KAFKA__SESSION_TIMEOUT", "60s")
+        .set("BATCH__LANES", "1")
+        .set("BATCH__MAX_EVENTS", "100")
+        .set("KAFKA__LIBRDKAFKA__FETCH_MESSAGE_MAX_BYTES", "1")
+        .set("KAFKA__LIBRDKAFKA__QUEUED_MIN_MESSAGES", "1")
+        .start()
+        .await;
+    scene.progresses(100).await;
+    services.kill_kafka().await;
+    eventually("all that was fetched is applied", async || {
+        let before = scene.progress().await;
+        grows_older(&worker, 1).await;
+        (scene.progress().await == before).then_some(())
+    })
+    .await;
+    grows_older(&worker, 9).await;
+    for partition in 0..2 {
+        let row = row(&worker, &scene.topic, partition).await.unwrap();
+        assert_eq!(row["state"], "reading", "it should be moving: {row}");
+    }
+    assert!(worker.metric("user_events_lag_records", "").await > 0.0);
+    assert_eq!(worker.metric(ACTIONS, "").await, 0.0);
+    assert_eq!(worker.get("/livez").await.0, 200);
+    services.start_kafka().await;
+    scene.execute("DROP TRIGGER nap ON users").await;
+    each_applied_once(&scene, 10_000).await;
+    assert_eq!(worker.get("/livez").await.0, 200);
+    assert_eq!(worker.metric(ACTIONS, "").await, 0.0);
     assert_eq!(worker.stop().await, Some(0));
 }
