@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::apply::{Batch, Content};
+use crate::apply::{Batch, Content, Item};
 use crate::batch::Notice;
 use crate::batch::breaker::{Mark, Poisoned};
 use crate::batch::lane::Lane;
@@ -42,10 +42,17 @@ impl Lane {
             return;
         }
         for (source, poisoned) in self.poisoned(batch) {
+            let oldest = since(batch, &source, poisoned.from);
             batch.cut(&source, poisoned.from);
             self.hold_back(&source);
             let Some(owned) = self.owned.get_mut(&source) else { continue };
             owned.held_back = true;
+            // What was gathered behind the cut is gone, and younger.
+            owned.gathered_since = oldest.or(owned.writing_since);
+            if !batch.ranges.iter().any(|range| range.source == source) {
+                owned.writing_since = None;
+                self.board.pending(&source, owned.gathered_since);
+            }
             let generation = owned.generation;
             self.notify(Notice::Poisoned(generation, source, poisoned));
         }
@@ -83,4 +90,13 @@ impl Lane {
             }
         }
     }
+}
+
+/// Timestamp (ms) of the first record that is held back.
+fn since(batch: &Batch, source: &TopicPartition, from: Offset) -> Option<i64> {
+    let of = |item: &&Item| {
+        &batch.ranges[item.range].source == source && Offset(item.record.offset.0) == from
+    };
+    let record = batch.items.iter().find(of)?.record;
+    Some(record.timestamp_ms).filter(|ms| *ms >= 0)
 }

@@ -72,6 +72,8 @@ struct Inner {
 
 pub(super) struct State {
     pub(super) partitions: BTreeMap<TopicPartition, Tracked>,
+    /// Partitions given up behind: where they stood, and since when they were.
+    given_up: BTreeMap<TopicPartition, (Offset, Instant)>,
     pub(super) lanes: Vec<Health>,
     pub(super) kafka: Health,
     pulses: Vec<Arc<Pulse>>,
@@ -90,6 +92,7 @@ impl StatusBoard {
             lifecycle: AtomicU8::new(Lifecycle::Starting as u8),
             state: Mutex::new(State {
                 partitions: BTreeMap::new(),
+                given_up: BTreeMap::new(),
                 lanes: (0..lanes).map(|_| unknown()).collect(),
                 kafka: unknown(),
                 pulses: Vec::new(),
@@ -116,15 +119,24 @@ impl StatusBoard {
 
     /// The partition is no longer ours: it vanishes, and later reports about it go unheard.
     pub fn revoked(&self, source: &TopicPartition) {
-        self.lock().partitions.remove(source);
+        let mut state = self.lock();
+        if let Some(tracked) = state.partitions.remove(source)
+            && let Some(behind) = tracked.behind()
+        {
+            state.given_up.insert(source.clone(), behind);
+        }
     }
 
     /// The claim is ours; `applied` is where Postgres stands, if the partition was ever read.
     pub fn claimed(&self, source: &TopicPartition, epoch: Epoch, applied: Option<Offset>) {
+        // Where it stands as when it was given up, it has been behind all the while.
+        let given_up = self.lock().given_up.remove(source);
+        let since = given_up.and_then(|(at, since)| (applied == Some(at)).then_some(since));
         self.update(source, |partition| {
             partition.status.epoch = Some(epoch);
             partition.status.applied = applied;
             partition.status.pending_since_ms = None;
+            partition.behind_since = partition.behind_since.or(since);
         });
     }
 

@@ -75,6 +75,25 @@ fn lag_seconds_is_an_age() {
 }
 
 #[test]
+fn lag_of_a_partition_that_stands_outlives_a_rebalance() {
+    let board = board(0);
+    let later = Instant::now() + Duration::from_secs(100);
+    let reassigned_at = |position| {
+        board.revoked(&tp(0));
+        board.assigned(&tp(0));
+        board.claimed(&tp(0), Epoch(1), Some(Offset(position)));
+        assert_eq!(only(&board).lag_seconds, None, "the end is not known yet");
+        board.end(&tp(0), Offset(15));
+        board.partitions_at(later, 0)[0].lag_seconds.unwrap()
+    };
+    let first = reassigned_at(10);
+    std::thread::sleep(Duration::from_millis(10));
+    let second = reassigned_at(10);
+    assert!((first - second).abs() < f64::EPSILON, "behind all the while: {first}, {second}");
+    assert!(reassigned_at(11) <= first - 0.01, "somebody else has applied of it");
+}
+
+#[test]
 fn readiness_names_every_reason() {
     let board = board(2);
     board.assigned(&tp(0));

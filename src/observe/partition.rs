@@ -60,8 +60,8 @@ pub struct PartitionView {
     pub status: PartitionStatus,
     /// Records waiting; `None` while unknown.
     pub lag_records: Option<i64>,
-    /// 0 without lag, else the age of the oldest waiting record or, before one was received, the
-    /// time since the partition fell behind; `None` while unknown.
+    /// 0 without lag, else the age of the oldest waiting record or, where none was received, the
+    /// time since this copy first saw the partition behind; `None` while unknown.
     pub lag_seconds: Option<f64>,
     /// Records written behind a transaction still open, beyond the read-committed end; `None` while
     /// unknown.
@@ -73,7 +73,8 @@ pub struct PartitionView {
 /// What the board keeps of a partition.
 pub(super) struct Tracked {
     pub(super) status: PartitionStatus,
-    behind_since: Option<Instant>,
+    /// Since when there is lag, as far as this copy knows.
+    pub(super) behind_since: Option<Instant>,
     /// For the watchdog: grows with everything that is a reason to wait.
     pub(super) reasons: u64,
     pub(super) withheld: Withheld,
@@ -140,7 +141,13 @@ impl Tracked {
     pub(super) fn note_lag(&mut self, now: Instant) {
         self.behind_since = match self.lag_records() {
             Some(lag) if lag > 0 => self.behind_since.or(Some(now)),
-            _ => None,
+            Some(_) => None,
+            None => self.behind_since,
         };
+    }
+
+    /// Where it stands and since when there is lag, if there is.
+    pub(super) fn behind(&self) -> Option<(Offset, Instant)> {
+        Some((self.status.applied?, self.behind_since?))
     }
 }

@@ -1,6 +1,8 @@
 //! The circuit breaker: a bad deployment halts its partition before the topic is drained into dead
 //! letters; a trickle of poison never does.
 
+use time::OffsetDateTime;
+
 use crate::recovery::{halted, ready, row};
 use crate::support::{EventBuilder, Scene, Worker, WorkerBuilder, event, eventually};
 
@@ -208,5 +210,25 @@ async fn tombstones_and_duplicates_never_trip_the_breaker() {
         |n: usize| if n.is_multiple_of(2) { bad(0) } else { event("u", "x", "-").raw(None).to(0) };
     scene.send(&(0..20).map(mixed).collect::<Vec<_>>()).await;
     halted(&worker, &scene, 0).await;
+    assert_eq!(worker.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn lag_of_a_partition_held_back_is_the_age_of_the_first_record_not_stored() {
+    let scene = Scene::new(1).await;
+    let now = OffsetDateTime::now_utc().unix_timestamp() * 1000;
+    let ago = |minutes: i64| now - 60_000 * minutes;
+    let mut events = vec![good(0, 0).sent_at(ago(120)), bad(0).sent_at(ago(60))];
+    events.extend(vec![bad(0).sent_at(ago(10)); 5]);
+    scene.send(&events).await;
+    let worker = limits(&scene, 3, 0, 0.0).start().await;
+    halted(&worker, &scene, 0).await;
+    stands_at(&scene, 0, 1).await;
+    let age = eventually("the good record's age is no longer told", async || {
+        let age = worker.metric("user_events_lag_seconds", "partition=\"0\"").await;
+        (age > 0.0 && age < 7200.0).then_some(age)
+    })
+    .await;
+    assert!((3600.0..3720.0).contains(&age), "an hour: {age}");
     assert_eq!(worker.stop().await, Some(0));
 }
