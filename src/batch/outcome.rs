@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::apply::verdict::{self, Verdict};
-use crate::apply::{Applied, ApplyError, Batch, Claim, Fenced, Outcome, Resolution};
+use crate::apply::{Applied, ApplyError, Batch, Claim, Fenced, OffsetRange, Outcome, Resolution};
 use crate::batch::breaker::Breaker;
 use crate::batch::lane::{Done, Lane, Owned, millis};
 use crate::batch::{Generation, Notice, span};
@@ -85,11 +85,11 @@ impl Lane {
             }
             Outcome::Changed => {
                 self.answered();
-                self.waiting.push_front(batch);
+                self.again(batch);
             }
             Outcome::Fenced(fenced) => {
                 self.answered();
-                self.waiting.push_front(batch);
+                self.again(batch);
                 self.on_fenced(fenced);
             }
             Outcome::InDoubt(applied, error) => {
@@ -137,28 +137,16 @@ impl Lane {
     /// Lets fenced partitions go; the others carry on at once.
     ///
     /// A claim may have been followed by a newer one of our own (revoked and assigned again while
-    /// a batch was under way): then only the old records go.
+    /// a batch was under way), which is not concerned.
     fn on_fenced(&mut self, fenced: Vec<Fenced>) {
         for Fenced { source, epoch, after } in fenced {
             let current = self.owned.get(&source).filter(|owned| owned.epoch == epoch);
-            let Some(generation) = current.map(|owned| owned.generation) else {
-                self.drop_waiting(&source, epoch);
-                continue;
-            };
+            let Some(generation) = current.map(|owned| owned.generation) else { continue };
             self.metrics.fenced(1);
             warn!(partition = %source, %epoch, ?after, "partition fenced");
             self.forget(&source);
             self.notify(Notice::Fenced(generation, source, after));
         }
-    }
-
-    fn drop_waiting(&mut self, source: &TopicPartition, epoch: Epoch) {
-        for batch in &mut self.waiting {
-            if batch.ranges.iter().any(|r| &r.source == source && r.epoch == epoch) {
-                batch.drop_partition(source);
-            }
-        }
-        self.waiting.retain(|batch| !batch.is_empty());
     }
 
     fn on_resolved(&mut self, mut batch: Batch, applied: Option<Applied>, resolution: Resolution) {
@@ -174,9 +162,27 @@ impl Lane {
             }
         } else {
             info!(records = batch.items.len(), "a batch in doubt was found not committed");
-            self.waiting.push_front(batch);
+            self.again(batch);
         }
         self.on_fenced(resolution.lost);
+    }
+
+    /// A batch that was not written waits for its next try.
+    fn again(&mut self, mut batch: Batch) {
+        self.drop_let_go(&mut batch);
+        if !batch.is_empty() {
+            self.waiting.push_front(batch);
+        }
+    }
+
+    /// Drops what is no longer under our newest claim: it was taken away while the batch was under
+    /// way, and no breaker watches over it any more.
+    fn drop_let_go(&self, batch: &mut Batch) {
+        for OffsetRange { source, epoch, .. } in batch.ranges.clone() {
+            if self.owned.get(&source).is_none_or(|owned| owned.epoch != epoch) {
+                batch.drop_partition(&source);
+            }
+        }
     }
 
     fn renew(&mut self, source: &TopicPartition, epoch: Epoch) {
@@ -193,14 +199,20 @@ impl Lane {
     /// Nothing was written: the verdict says how to go on.
     fn on_failed(&mut self, mut batch: Batch, error: ApplyError) {
         self.wait_after(&error, &batch_sources(&batch));
+        if error.verdict == Verdict::Reconnect {
+            self.unsettled = Some((batch, None));
+            return;
+        }
+        self.drop_let_go(&mut batch);
+        if batch.is_empty() {
+            return;
+        }
         let in_two = match error.verdict {
             Verdict::Data => !failpoint::is_off(Guard::Bisect),
             Verdict::Smaller => self.retry.failures() >= TRIES_BEFORE_SPLIT,
             _ => false,
         };
-        if error.verdict == Verdict::Reconnect {
-            self.unsettled = Some((batch, None));
-        } else if in_two && batch.items.len() > 1 {
+        if in_two && batch.items.len() > 1 {
             let (first, second) = batch.split();
             self.waiting.push_front(second);
             self.waiting.push_front(first);
