@@ -54,7 +54,7 @@ impl fmt::Display for Offset {
 
 /// The number of a claim on a partition: each claim is one above the last, and only the holder of
 /// the newest may move the partition's offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub i64);
 
 impl fmt::Display for Epoch {

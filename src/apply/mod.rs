@@ -32,4 +32,6 @@ pub(crate) use claims::{Holder, judge_fence};
 pub use dead_letters::{Caps, DeadLetter};
 pub use outcome::{Applied, ApplyError, Outcome, Resolution};
 pub use session::{Session, SessionOptions};
+#[cfg(test)]
+pub(crate) use writer::committed;
 pub use writer::{Held, Writer, WriterOptions};

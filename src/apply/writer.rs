@@ -40,6 +40,13 @@ pub struct Held {
     pub next: Option<Offset>,
 }
 
+impl Held {
+    /// Whether its row is as we left it.
+    pub(crate) fn is_still_so(&self, row: &Holder) -> bool {
+        (&row.source, row.epoch, row.next) == (&self.source, self.epoch, self.next)
+    }
+}
+
 /// What looking for its months did to a batch.
 enum Checked {
     AsItWas,
@@ -174,12 +181,7 @@ impl Writer {
     pub async fn probe(&mut self, held: &[Held]) -> Result<Vec<Fenced>, ApplyError> {
         let claims: Vec<_> = held.iter().map(|held| (held.source.clone(), held.epoch)).collect();
         let moved = |holder: Option<&Holder>| {
-            !held.iter().any(|held| {
-                holder.is_some_and(|holder| {
-                    (&holder.source, holder.epoch, holder.next)
-                        == (&held.source, held.epoch, held.next)
-                })
-            })
+            !holder.is_some_and(|row| held.iter().any(|held| held.is_still_so(row)))
         };
         let result = self.judge(&claims, moved).await.map_err(ApplyError::at("probe"));
         self.cleaned(result).await
@@ -320,7 +322,10 @@ impl Writer {
 ///
 /// One transaction moved all offsets or none, so one partition still held decides for all. When
 /// none is held any more the batch counts as not committed: its next owner reads on from the truth.
-fn committed(ranges: &[OffsetRange], renewed: &[(TopicPartition, Epoch, Option<Offset>)]) -> bool {
+pub(crate) fn committed(
+    ranges: &[OffsetRange],
+    renewed: &[(TopicPartition, Epoch, Option<Offset>)],
+) -> bool {
     renewed.iter().any(|(source, _, next)| {
         ranges.iter().any(|r| &r.source == source && *next == Some(r.to) && r.from != Some(r.to))
     })

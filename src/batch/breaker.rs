@@ -148,6 +148,20 @@ impl Breaker {
     }
 }
 
+/// The rules once more, the slow way: by looking back from every record.
+#[cfg(test)]
+pub(super) fn by_looking_back(limits: BreakerLimits, all: &[Mark]) -> Option<usize> {
+    (0..all.len()).find(|end| {
+        let told: Vec<_> = all[..=*end].iter().filter(|mark| **mark != Mark::Neither).collect();
+        let row = told.iter().rev().take_while(|mark| ***mark == Mark::Bad).count();
+        let window = &told[told.len().saturating_sub(limits.window)..];
+        let bad = window.iter().filter(|mark| ***mark == Mark::Bad).count();
+        let share =
+            window.len() == limits.window && bad as f64 >= limits.ratio * limits.window as f64;
+        all[*end] == Mark::Bad && (row >= limits.consecutive || share)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,19 +226,6 @@ mod tests {
     fn marks(max: usize) -> impl Strategy<Value = Vec<Mark>> {
         let one = prop_oneof![2 => Just(Bad), 2 => Just(Good), 1 => Just(Neither)];
         prop::collection::vec(one, 0..max)
-    }
-
-    /// The rules once more, the slow way: by looking back from every record.
-    fn by_looking_back(limits: BreakerLimits, all: &[Mark]) -> Option<usize> {
-        (0..all.len()).find(|end| {
-            let told: Vec<_> = all[..=*end].iter().filter(|mark| **mark != Neither).collect();
-            let row = told.iter().rev().take_while(|mark| ***mark == Bad).count();
-            let window = &told[told.len().saturating_sub(limits.window)..];
-            let bad = window.iter().filter(|mark| ***mark == Bad).count();
-            let share =
-                window.len() == limits.window && bad as f64 >= limits.ratio * limits.window as f64;
-            all[*end] == Bad && (row >= limits.consecutive || share)
-        })
     }
 
     proptest! {

@@ -231,7 +231,7 @@ impl Lane {
         work.unwrap_or(self.probed_at + PROBE).min(Instant::now() + PROBE)
     }
 
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.draining
             && self.unsettled.is_none()
             && self.waiting.is_empty()
@@ -290,7 +290,7 @@ impl Lane {
 
     /// Drops the connection and claims everything again: the claims wait for what the old
     /// connection may have left open, and then tell where to go on.
-    fn start_over(&mut self) {
+    pub(super) fn start_over(&mut self) {
         warn!(lane = self.options.index, "postgres is silent: new connection, new claims");
         self.writer = Some(Writer::new(self.options.writer.clone()));
         self.unsettled = None;

@@ -1,17 +1,22 @@
 //! Postgres as the simulation has it: rows under locks, transactions that commit, fail or linger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use crate::apply::moves::Effect;
+use crate::apply::verdict::Verdict;
 use crate::apply::{
-    Applied, Batch, Claim, Fenced, Fingerprint, Held, Holder, OPERATOR, OffsetRange, Outcome,
-    Resolution, judge_fence,
+    Applied, Batch, Claim, Fenced, Fingerprint, Held, Holder, Item, OPERATOR, OffsetRange, Outcome,
+    Resolution, committed, judge_fence,
 };
+use crate::batch::breaker::Mark;
 use crate::types::{Epoch, Offset, TopicPartition};
 
+use super::log::is_refused;
 use super::{failure, source};
 
 /// A row of `source_offsets`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Row {
     pub(super) next: Option<Offset>,
     epoch: Epoch,
@@ -19,15 +24,19 @@ pub(super) struct Row {
     last: Option<Fingerprint>,
     last_next: Option<Offset>,
     /// The epoch as the last claim or move made it; renewals to settle a doubt raised it since.
-    claim: Epoch,
+    pub(super) claim: Epoch,
+    /// What was stored under this claim.
+    pub(super) marks: Vec<Mark>,
+    /// The breaker tripped under this claim: nothing from here on may be stored.
+    pub(super) held_from: Option<Offset>,
 }
 
 /// What a transaction would store.
 #[derive(Clone, Debug)]
 pub(super) struct Transaction {
     ranges: Vec<OffsetRange>,
-    /// Partition and offset of every record.
-    records: Vec<(i32, i64)>,
+    /// Partition and offset of every record, and what it is.
+    records: Vec<(i32, i64, Mark)>,
 }
 
 /// Committed state. Cloned, it is a replica that lags.
@@ -36,10 +45,14 @@ pub(super) struct Database {
     pub(super) rows: BTreeMap<i32, Row>,
     /// The records that took effect: partition and offset.
     pub(super) effects: BTreeSet<(i32, i64)>,
+    /// The offsets an operator's recorded moves passed over.
+    pub(super) skipped: BTreeSet<(i32, i64)>,
+    /// Every position a batch ended at.
+    pub(super) reached: BTreeSet<(i32, Offset)>,
     /// COMMIT was sent, the session is gone, and the server is still at it: the rows are locked.
     lingering: Vec<Transaction>,
     /// Once the tail was lost, nothing can be said about what a member believes.
-    failed_over: bool,
+    pub(super) failed_over: bool,
 }
 
 /// How an attempt to write ends.
@@ -61,15 +74,17 @@ impl Database {
         self.wait_for(batch.ranges.iter().map(|range| &range.source));
         let fenced: Vec<_> = batch.ranges.iter().filter(|range| !self.passes(range)).collect();
         if !fenced.is_empty() {
-            fenced.iter().for_each(|range| self.has_a_cause(worker, range));
-            let held = fenced.into_iter().map(|range| (&range.source, range.epoch));
-            return Outcome::Fenced(held.map(|(s, epoch)| self.judge(worker, s, epoch)).collect());
+            let judge = |range: &OffsetRange| self.fenced(worker, &range.source, range.epoch);
+            return Outcome::Fenced(fenced.into_iter().map(judge).collect());
         }
-        let records = batch
-            .items
-            .iter()
-            .map(|item| (batch.ranges[item.range].source.partition, item.record.offset.0))
-            .collect();
+        if is_refused(batch) {
+            return Outcome::Failed(failure(Verdict::Data));
+        }
+        let record = |item: &Item| {
+            let partition = batch.ranges[item.range].source.partition;
+            (partition, item.record.offset.0, Mark::of(&item.content))
+        };
+        let records = batch.items.iter().map(record).collect();
         let transaction = Transaction { ranges: batch.ranges.clone(), records };
         let applied = Applied { applied: batch.items.len() as u64, ..Applied::default() };
         match commit {
@@ -81,7 +96,7 @@ impl Database {
             Commit::LostUnheard => {}
             Commit::Lingers => self.lingering.push(transaction),
         }
-        Outcome::InDoubt(applied, failure(crate::apply::verdict::Verdict::Reconnect))
+        Outcome::InDoubt(applied, failure(Verdict::Reconnect))
     }
 
     fn passes(&self, range: &OffsetRange) -> bool {
@@ -92,21 +107,30 @@ impl Database {
 
     /// A fence keeps a mistake from doing harm, and so would hide it: it must come of a later claim
     /// or move, never of a lane that lost its own thread.
-    fn has_a_cause(&self, worker: &str, range: &OffsetRange) {
-        let Some(row) = self.rows.get(&range.source.partition) else { return };
-        assert!(self.failed_over || range.epoch < row.claim, "{worker}: {range:?} at {row:?}");
+    fn fenced(&self, worker: &str, source: &TopicPartition, epoch: Epoch) -> Fenced {
+        if let Some(row) = self.rows.get(&source.partition) {
+            assert!(self.failed_over || epoch < row.claim, "{worker}: {source} at {row:?}");
+        }
+        self.judge(worker, source, epoch)
     }
 
     fn commit(&mut self, transaction: Transaction) {
-        for range in transaction.ranges {
-            if let Some(row) = self.rows.get_mut(&range.source.partition) {
-                row.last = range.last.or(row.last.filter(|_| row.last_next == row.next));
-                row.next = Some(range.to);
-                row.last_next = Some(range.to);
+        for (partition, offset, mark) in transaction.records {
+            let record = (partition, offset);
+            assert!(!self.skipped.contains(&record), "skipped, and took effect: {record:?}");
+            assert!(self.effects.insert(record), "took effect twice: {record:?}");
+            if let Some(row) = self.rows.get_mut(&partition) {
+                row.marks.push(mark);
             }
         }
-        for record in transaction.records {
-            assert!(self.effects.insert(record), "took effect twice: {record:?}");
+        for range in transaction.ranges {
+            let partition = range.source.partition;
+            self.reached.insert((partition, range.to));
+            let Some(row) = self.rows.get_mut(&partition) else { continue };
+            row.last = range.last.or(row.last.filter(|_| row.last_next == row.next));
+            row.next = Some(range.to);
+            row.last_next = Some(range.to);
+            self.was_let_through(partition);
         }
     }
 
@@ -134,17 +158,8 @@ impl Database {
     pub(super) fn claim(&mut self, worker: &str, sources: &[TopicPartition]) -> Vec<Claim> {
         self.wait_for(sources.iter());
         let claim = |source: &TopicPartition| {
-            let row = self.rows.entry(source.partition).or_insert_with(|| Row {
-                next: None,
-                epoch: Epoch(0),
-                claimed_by: String::new(),
-                last: None,
-                last_next: None,
-                claim: Epoch(0),
-            });
-            row.epoch = Epoch(row.epoch.0 + 1);
-            row.claim = row.epoch;
-            row.claimed_by = worker.to_owned();
+            let row = self.rows.entry(source.partition).or_default();
+            row.change_hands(worker);
             Claim {
                 source: source.clone(),
                 epoch: row.epoch,
@@ -158,57 +173,72 @@ impl Database {
     /// Claims again what is still ours; tells whether the batch in question was committed.
     pub(super) fn resolve(&mut self, worker: &str, ranges: &[OffsetRange]) -> Resolution {
         self.wait_for(ranges.iter().map(|range| &range.source));
-        let mut resolution = Resolution { committed: false, held: Vec::new(), lost: Vec::new() };
+        let (mut renewed, mut lost) = (Vec::new(), Vec::new());
         for range in ranges {
             match self.rows.get_mut(&range.source.partition) {
                 Some(row) if row.epoch == range.epoch => {
                     row.epoch = Epoch(row.epoch.0 + 1);
-                    let moved = row.next == Some(range.to) && range.from != Some(range.to);
-                    resolution.committed |= moved;
-                    resolution.held.push((range.source.clone(), row.epoch));
+                    renewed.push((range.source.clone(), row.epoch, row.next));
                 }
-                _ => resolution.lost.push(self.judge(worker, &range.source, range.epoch)),
+                _ => lost.push(self.judge(worker, &range.source, range.epoch)),
             }
         }
-        resolution
+        let committed = committed(ranges, &renewed);
+        let held = renewed.into_iter().map(|(source, epoch, _)| (source, epoch)).collect();
+        Resolution { committed, held, lost }
     }
 
     pub(super) fn probe(&self, worker: &str, held: &[Held]) -> Vec<Fenced> {
-        let ours = |held: &&Held| {
-            self.rows
-                .get(&held.source.partition)
-                .is_some_and(|row| row.epoch == held.epoch && row.next == held.next)
-        };
+        let ours =
+            |held: &&Held| self.holder(&held.source).is_some_and(|row| held.is_still_so(&row));
         let not_ours = held.iter().filter(|held| !ours(held));
-        not_ours.map(|held| self.judge(worker, &held.source, held.epoch)).collect()
+        not_ours.map(|held| self.fenced(worker, &held.source, held.epoch)).collect()
     }
 
-    fn judge(&self, worker: &str, source: &TopicPartition, epoch: Epoch) -> Fenced {
-        let holder = self.rows.get(&source.partition).map(|row| Holder {
+    fn holder(&self, source: &TopicPartition) -> Option<Holder> {
+        self.rows.get(&source.partition).map(|row| Holder {
             source: source.clone(),
             epoch: row.epoch,
             claimed_by: row.claimed_by.clone(),
             next: row.next,
-        });
-        let after = judge_fence(epoch, worker, holder.as_ref());
+        })
+    }
+
+    fn judge(&self, worker: &str, source: &TopicPartition, epoch: Epoch) -> Fenced {
+        let after = judge_fence(epoch, worker, self.holder(source).as_ref());
         Fenced { source: source.clone(), epoch, after }
     }
 
-    /// An operator moves a partition: what lies beyond is meant to take effect (again) or not.
-    pub(super) fn move_to(&mut self, partition: i32, to: Offset) {
+    /// An operator moves a partition: what lies between is meant to take effect again, or never.
+    pub(super) fn move_to(&mut self, partition: i32, to: i64, log_end: i64) {
         self.wait_for(std::iter::once(&source(partition)));
-        let Some(row) = self.rows.get_mut(&partition) else { return };
-        row.next = Some(to);
-        row.epoch = Epoch(row.epoch.0 + 1);
-        row.claim = row.epoch;
+        let row = self.rows.entry(partition).or_default();
+        let effect = Effect::of(row.next, Offset(to), &(Offset(0)..Offset(log_end)));
+        let offsets = |range: Range<i64>| range.map(|offset| (partition, offset));
+        for record in offsets(to..to + effect.repeated) {
+            self.effects.remove(&record);
+            self.skipped.remove(&record);
+        }
+        self.skipped.extend(offsets(to - effect.skipped..to));
+        row.change_hands(OPERATOR);
+        row.next = Some(Offset(to));
         row.last = None;
         row.last_next = None;
-        row.claimed_by = OPERATOR.to_owned();
-        self.effects.retain(|(p, offset)| *p != partition || *offset < to.0);
     }
 
     /// A replica takes over: what it had not received is gone, lingering transactions with it.
     pub(super) fn fail_over(&mut self, replica: &Self) {
         *self = Self { lingering: Vec::new(), failed_over: true, ..replica.clone() };
+    }
+}
+
+impl Row {
+    /// Whoever held it before is fenced, and their breaker is of no account any more.
+    fn change_hands(&mut self, to: &str) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.claim = self.epoch;
+        self.claimed_by = to.to_owned();
+        self.marks.clear();
+        self.held_from = None;
     }
 }
