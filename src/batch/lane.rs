@@ -319,7 +319,7 @@ impl Lane {
     }
 
     /// Drops all that was gathered of a partition. What is being written goes its way: the fence
-    /// decides.
+    /// decides, and should it come back unwritten, `drop_let_go` does.
     pub(super) fn forget(&mut self, source: &TopicPartition) {
         self.owned.remove(source);
         self.wanted.remove(source);
