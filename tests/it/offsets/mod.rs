@@ -16,6 +16,22 @@ fn events(first: usize, count: usize, partition: i32) -> Vec<EventBuilder> {
     (first..first + count).map(|n| numbered(n).to(partition)).collect()
 }
 
+/// One partition, and a worker that has applied so many events.
+async fn applied(count: usize) -> (Scene, Worker) {
+    let scene = Scene::new(1).await;
+    let worker = scene.worker().start().await;
+    scene.send(&events(0, count, 0)).await;
+    scene.caught_up().await;
+    (scene, worker)
+}
+
+/// The same, once the worker was stopped.
+async fn applied_and_stopped(count: usize) -> Scene {
+    let (scene, worker) = applied(count).await;
+    assert_eq!(worker.stop().await, Some(0));
+    scene
+}
+
 impl Scene {
     /// `offsets` with these arguments, which must succeed; answers what it printed.
     async fn offsets(&self, args: &[&str]) -> String {

@@ -8,7 +8,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-use super::{claimed_again, events, halted, reads};
+use super::{applied, applied_and_stopped, claimed_again, events, halted, reads};
 use crate::support::checker::Projection;
 use crate::support::load::Load;
 use crate::support::{Scene, Worker, event, eventually, unique};
@@ -22,12 +22,17 @@ async fn ledger(scene: &Scene) -> Vec<i64> {
 
 /// A worker that applied ten events and was stopped; ten more wait.
 async fn ten_applied_and_ten_to_come() -> Scene {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
+    let scene = applied_and_stopped(10).await;
     scene.send(&events(10, 10, 0)).await;
+    scene
+}
+
+/// Ten events were applied; then the topic was made anew, and holds 25 others.
+async fn ten_applied_and_recreated() -> Scene {
+    let scene = applied_and_stopped(10).await;
+    scene.delete_topic().await;
+    scene.create_topic(1).await;
+    scene.send(&events(100, 25, 0)).await;
     scene
 }
 
@@ -73,10 +78,7 @@ async fn a_rewind_under_load_changes_nothing_and_is_recorded() {
 
 #[tokio::test]
 async fn a_move_to_anywhere_in_the_log_goes_on_from_there_and_halts_nothing() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
+    let (scene, worker) = applied(10).await;
     let mut read = 10;
     let targets: [(&[&str], i64); 6] = [
         (&["--to-offset", "3"], 7),
@@ -108,14 +110,7 @@ async fn a_move_to_anywhere_in_the_log_goes_on_from_there_and_halts_nothing() {
 
 #[tokio::test]
 async fn a_moved_position_is_not_held_against_the_record_applied_before_it() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
-    scene.delete_topic().await;
-    scene.create_topic(1).await;
-    scene.send(&events(100, 25, 0)).await;
+    let scene = ten_applied_and_recreated().await;
     let worker = scene.worker().start().await;
     let reason = halted(&worker).await;
     assert!(reason.contains("recreated") && reason.contains("offsets move"), "{reason}");
@@ -144,18 +139,12 @@ async fn abort_one(scene: &Scene) {
 }
 
 /// A position is moved in a recreated topic, and then passes a gap.
-async fn passes_a_gap_after_a_move(scene: &Scene, moved: impl AsyncFnOnce(&Scene)) {
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
-    scene.delete_topic().await;
-    scene.create_topic(1).await;
-    scene.send(&events(100, 25, 0)).await;
-    moved(scene).await;
+async fn passes_a_gap_after_a_move(moved: impl AsyncFnOnce(&Scene)) {
+    let scene = ten_applied_and_recreated().await;
+    moved(&scene).await;
 
     let worker = scene.worker().start().await;
-    abort_one(scene).await;
+    abort_one(&scene).await;
     scene.caught_up().await;
     assert_eq!(worker.stop().await, Some(0));
     // The new log has a record at the offset of the last one applied, and it is another.
@@ -170,8 +159,7 @@ async fn passes_a_gap_after_a_move(scene: &Scene, moved: impl AsyncFnOnce(&Scene
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_passes_a_gap() {
-    let scene = Scene::new(1).await;
-    passes_a_gap_after_a_move(&scene, async |scene| {
+    passes_a_gap_after_a_move(async |scene| {
         scene.moves(&["--to-latest", "--skip"]).await;
     })
     .await;
@@ -179,8 +167,7 @@ async fn the_record_applied_before_a_move_stays_forgotten_when_the_position_pass
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_does_it_after_a_move_by_sql() {
-    let scene = Scene::new(1).await;
-    passes_a_gap_after_a_move(&scene, async |scene| {
+    passes_a_gap_after_a_move(async |scene| {
         let sql = "UPDATE source_offsets
                    SET next_offset = 25, epoch = epoch + 1, claimed_by = 'operator: ann'";
         scene.execute(sql).await;
@@ -219,10 +206,7 @@ async fn a_move_to_a_time_reads_from_the_first_record_not_before_it() {
 
 #[tokio::test]
 async fn a_skip_to_the_end_counts_what_it_skips_and_the_worker_goes_on_without_it() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
+    let (scene, worker) = applied(10).await;
     // The worker's hands are tied while the records come that it shall not read.
     worker.signal(Signal::SIGSTOP);
     scene.send(&events(10, 5, 0)).await;

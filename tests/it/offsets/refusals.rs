@@ -1,22 +1,18 @@
 //! What `offsets move` refuses; nothing is changed then.
 
-use super::events;
+use super::{applied_and_stopped, events};
 use crate::support::{Scene, unique};
 
 /// One partition whose log is 2..10, and a position at 10.
-async fn applied_and_stopped() -> Scene {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
+async fn ten_applied() -> Scene {
+    let scene = applied_and_stopped(10).await;
     scene.delete_records_before(0, 2).await;
     scene
 }
 
 #[tokio::test]
 async fn a_target_outside_the_log_is_refused_and_clamped_only_when_asked() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     let before = scene.standing().await;
     for target in [["--to-offset", "1"], ["--to-offset", "11"], ["--shift-by", "-9"]] {
         let refusal = scene.refused(&scene.moving(&target)).await;
@@ -30,7 +26,7 @@ async fn a_target_outside_the_log_is_refused_and_clamped_only_when_asked() {
 
 #[tokio::test]
 async fn a_dry_run_shows_everything_and_changes_nothing() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     let before = scene.standing().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let config = ["--config", file.path().to_str().unwrap()];
@@ -45,7 +41,7 @@ async fn a_dry_run_shows_everything_and_changes_nothing() {
 
 #[tokio::test]
 async fn of_two_operators_at_once_one_wins_and_the_other_is_told() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     // Both have looked, and both wait to move.
     let held = scene.hold("SELECT FROM source_offsets FOR UPDATE").await;
     let (back, nowhere) = (["--to-offset", "4"], ["--to-offset", "6"]);
@@ -97,7 +93,7 @@ async fn a_first_claim_that_comes_between_is_not_overwritten() {
 
 #[tokio::test]
 async fn an_epoch_other_than_the_one_shown_is_refused() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     let epoch = scene.shown().await[0]["epoch"].as_i64().unwrap();
     let (shown, another) = (epoch.to_string(), (epoch - 1).to_string());
     let refusal = scene.refused(&scene.moving(&["--to-earliest", "--if-epoch", &another])).await;
@@ -110,7 +106,7 @@ async fn an_epoch_other_than_the_one_shown_is_refused() {
 
 #[tokio::test]
 async fn a_schema_of_another_group_or_cluster_is_neither_shown_nor_moved() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     let before = scene.standing().await;
     let other = unique("other");
     for command in [scene.moving(&["--to-earliest"]), vec!["show"]] {
@@ -129,7 +125,7 @@ async fn a_schema_of_another_group_or_cluster_is_neither_shown_nor_moved() {
 
 #[tokio::test]
 async fn a_topic_or_partition_that_is_not_there_is_refused_and_no_other_is_moved() {
-    let scene = applied_and_stopped().await;
+    let scene = ten_applied().await;
     let before = scene.standing().await;
     let topic = scene.topic.clone();
     let execute = ["--to-earliest", "--execute", "--reason", "r"];

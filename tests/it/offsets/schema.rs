@@ -1,15 +1,11 @@
 //! The second migration: an older schema is told apart and brought up to date, a newer one borne.
 
-use super::events;
+use super::applied_and_stopped;
 use crate::support::{Scene, eventually};
 
 #[tokio::test]
 async fn a_schema_without_the_second_migration_is_told_and_migrated_with_its_positions() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 3, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
+    let scene = applied_and_stopped(3).await;
     let before = scene.standing().await;
     // As the first migration left it.
     scene.execute("DROP TABLE offset_moves; DELETE FROM _sqlx_migrations WHERE version > 1").await;

@@ -1,6 +1,6 @@
 //! `offsets show`.
 
-use super::{events, halted};
+use super::{applied_and_stopped, events, halted};
 use crate::support::Scene;
 
 #[tokio::test]
@@ -49,11 +49,7 @@ async fn show_tells_the_truth_with_and_without_a_running_worker() {
 
 #[tokio::test]
 async fn a_position_outside_the_log_is_told_in_the_words_of_the_status() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 10, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
+    let scene = applied_and_stopped(10).await;
     scene.send(&events(10, 10, 0)).await;
     scene.delete_records_before(0, 15).await;
     let worker = scene.worker().start().await;
@@ -69,11 +65,7 @@ async fn a_position_outside_the_log_is_told_in_the_words_of_the_status() {
 
 #[tokio::test]
 async fn a_topic_that_is_gone_or_not_configured_is_named() {
-    let scene = Scene::new(1).await;
-    let worker = scene.worker().start().await;
-    scene.send(&events(0, 3, 0)).await;
-    scene.caught_up().await;
-    assert_eq!(worker.stop().await, Some(0));
+    let scene = applied_and_stopped(3).await;
     let refusal = scene.refused(&["show", "--topic", "elsewhere"]).await;
     assert!(refusal.contains("elsewhere") && refusal.contains(&scene.topic), "{refusal}");
     scene.delete_topic().await;
