@@ -70,6 +70,7 @@ async fn nothing_but_dead_letters_halts_the_partition_at_the_limit_until_an_oper
     let scene = Scene::new(2).await;
     let worker = limits(&scene, LIMIT as usize, 1000, 0.5).start().await;
     worker.holds(2).await;
+    let fault = scene.fault(41, "nothing but poison, until an operator moves on");
     scene.send(&(0..20).map(|n| good(0, n)).collect::<Vec<_>>()).await;
     scene.send(&vec![bad(0); 500]).await;
     scene.send(&(0..20).map(|n| good(1, n)).collect::<Vec<_>>()).await;
@@ -96,6 +97,7 @@ async fn nothing_but_dead_letters_halts_the_partition_at_the_limit_until_an_oper
     assert_eq!(told, 1, "once, loudly");
 
     move_by_hand(&scene, 0, "720").await;
+    fault.ends(&scene).await;
     reads_again(&worker, &scene, 0).await;
     scene.send(&(21..40).map(|n| good(0, n)).collect::<Vec<_>>()).await;
     scene.caught_up().await;
@@ -138,6 +140,7 @@ async fn a_large_share_of_dead_letters_halts_and_a_trickle_never_does() {
     scene.send(&(0..1200).map(mixed).collect::<Vec<_>>()).await;
     scene.send(&(0..3000).map(trickle).collect::<Vec<_>>()).await;
     let worker = limits(&scene, 10, 100, 0.5).start().await;
+    let fault = scene.fault(41, "two of three records of one partition are poison, 1 % of another");
 
     let reason = halted(&worker, &scene, 0).await;
     assert!(reason.contains("dead letters among the last 100 records"), "{reason}");
@@ -147,6 +150,7 @@ async fn a_large_share_of_dead_letters_halts_and_a_trickle_never_does() {
     assert!(letters < 100, "{letters} of partition 0");
     assert_eq!(scene.count(&stored(1)).await, 30);
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 1.0);
+    fault.over();
     assert_eq!(worker.stop().await, Some(0));
 }
 
@@ -180,6 +184,7 @@ async fn a_database_that_refuses_every_event_halts_and_goes_on_once_mended() {
         .await;
     scene.send(&(0..100).map(|n| good(0, n)).collect::<Vec<_>>()).await;
     let worker = limits(&scene, 10, 0, 0.0).start().await;
+    let fault = scene.fault(41, "a database that refuses every event, until it is mended");
     let reason = halted(&worker, &scene, 0).await;
     assert!(reason.contains("10 dead letters in a row, the last for rejected_by_database"));
     assert_eq!(scene.count(LETTERS).await, 9, "the tenth was not stored");
@@ -187,7 +192,7 @@ async fn a_database_that_refuses_every_event_halts_and_goes_on_once_mended() {
 
     scene.execute("DROP TRIGGER refuse ON user_events").await;
     move_by_hand(&scene, 0, "0").await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     reads_again(&worker, &scene, 0).await;
     assert_eq!(scene.count(EVENTS).await, 100, "the nine, too: read again from the beginning");
     assert_eq!(worker.stop().await, Some(0));

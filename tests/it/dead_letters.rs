@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
-use crate::support::{EventBuilder, Scene, Worker, ago, event};
+use crate::support::{EventBuilder, Fault, Scene, Worker, ago, event};
 
 /// A record that breaks the contract, its reason, and what the producer must be told.
 type Case = (&'static str, EventBuilder, &'static str, &'static [&'static str]);
@@ -109,6 +109,13 @@ async fn every_reason_is_told_and_the_record_kept_byte_for_byte() {
     }
     let before = ago(Duration::seconds(1));
     scene.send(&events).await;
+    let faults = [
+        (35, "NUL, lone surrogates, bad UTF-8"),
+        (36, "extreme numbers and times"),
+        (37, "128 levels of nesting"),
+        (40, "a wrong version, attributes and headers that are missing"),
+    ];
+    let faults = faults.map(|(row, name)| scene.fault(row, name));
     let worker = scene.worker().set("EVENTS__MAX_RECORD_BYTES", "8KiB").start().await;
     scene.caught_up().await;
 
@@ -151,6 +158,7 @@ async fn every_reason_is_told_and_the_record_kept_byte_for_byte() {
             worker.metric("user_events_dead_letters_total", &format!("reason=\"{reason}\"")).await;
         assert_eq!(counted, records as f64, "{reason}");
     }
+    faults.into_iter().for_each(Fault::over);
 }
 
 /// The record at this offset is kept as it was sent.

@@ -28,11 +28,13 @@ async fn a_repeat_within_a_batch_has_no_effect_and_the_first_wins() {
     let mut events = vec![first];
     events.extend(std::iter::repeat_n(retry, 20));
     scene.send(&events).await;
+    let fault = scene.fault(38, "one event 21 times in a batch");
     let worker = scene.worker().set("BATCH__LINGER", "1s").start().await;
     scene.caught_up().await;
     took_effect_once(&scene, 0, 0).await;
     worker.counted("applied", 1).await;
     worker.counted("duplicate", 20).await;
+    fault.over();
 }
 
 #[tokio::test]
@@ -107,6 +109,7 @@ async fn lanes_that_race_for_the_same_events_apply_each_once() {
         }
     }
     scene.send(&events).await;
+    let fault = scene.fault(23, "every event four times, in lanes that race for them");
     let worker =
         scene.worker().set("BATCH__LANES", "4").set("BATCH__MAX_EVENTS", "13").start().await;
     scene.caught_up().await;
@@ -115,4 +118,5 @@ async fn lanes_that_race_for_the_same_events_apply_each_once() {
     assert_eq!(counts, vec![(EVENTS as i64 / 20,); 20]);
     worker.counted("applied", EVENTS).await;
     worker.counted("duplicate", EVENTS * 3).await;
+    fault.over();
 }

@@ -219,6 +219,7 @@ async fn four_workers_may_start_at_once_on_a_fresh_schema() {
         .collect();
     scene.send(&events).await;
     let worker = scene.worker();
+    let fault = scene.fault(34, "four workers that make a fresh schema at once");
     let (a, b, c, d) = tokio::join!(worker.start(), worker.start(), worker.start(), worker.start());
     scene.caught_up().await;
     assert_eq!(scene.count("SELECT count(*) FROM user_events").await, 400);
@@ -228,6 +229,7 @@ async fn four_workers_may_start_at_once_on_a_fresh_schema() {
     for worker in &workers {
         worker.holds(2).await;
     }
+    fault.over();
     for worker in workers {
         assert!(!worker.log().contains("\"level\":\"ERROR\""), "{}", worker.log());
         assert_eq!(worker.stop().await, Some(0));

@@ -58,6 +58,7 @@ async fn a_consumer_that_stops_fetching_is_renewed_and_reads_on() {
     let scene = Scene::new(1).await;
     let worker = that_stops_fetching(impatient(&scene), 100).start().await;
     worker.holds(1).await;
+    let fault = scene.fault(11, "a consumer that stops fetching, until it is renewed");
     send(&scene, 0, 500).await;
     scene.progresses(1).await;
     // The new consumer will find fewer than would stop it, too.
@@ -67,6 +68,7 @@ async fn a_consumer_that_stops_fetching_is_renewed_and_reads_on() {
         (worker.metric(ACTIONS, REBUILD).await >= 1.0).then_some(())
     })
     .await;
+    fault.ends(&scene).await;
     each_applied_once(&scene, 550).await;
     worker.holds(1).await;
     assert_eq!(worker.metric(ACTIONS, GIVE_UP).await, 0.0);
@@ -100,6 +102,7 @@ async fn a_stall_that_rejoining_does_not_end_fails_livez_until_a_restart() {
         .set("KAFKA__LIBRDKAFKA__FETCH_MESSAGE_MAX_BYTES", "1")
         .start()
         .await;
+    let fault = scene.fault(11, "a consumer that stops fetching again and again");
     let reason = eventually("liveness fails", async || {
         let (code, reason) = worker.get("/livez").await;
         (code == 503).then_some(reason)
@@ -111,7 +114,7 @@ async fn a_stall_that_rejoining_does_not_end_fails_livez_until_a_restart() {
 
     // What an orchestrator does then.
     worker.kill().await;
-    let worker = scene.worker().start().await;
+    let worker = fault.ends_with(&scene.worker(), &scene).await;
     each_applied_once(&scene, 80).await;
     assert_eq!(worker.stop().await, Some(0));
 }

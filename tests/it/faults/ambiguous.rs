@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::locks::blocked_by;
-use crate::support::{Scene, Worker, WorkerBuilder, event, eventually};
+use crate::support::{Fault, Held, Scene, Worker, WorkerBuilder, event, eventually};
 
 const EVENTS: usize = 20;
 
@@ -97,7 +97,8 @@ async fn send_events(scene: &Scene) {
 
 /// The doubt is told, it is settled this way, and every event counts once, in the worker's own
 /// eyes as well.
-async fn settled(scene: &Scene, worker: Worker, found: &str) {
+async fn settled(scene: &Scene, worker: Worker, fault: Fault, found: &str) {
+    fault.ends(scene).await;
     let told = eventually("the log tells how the doubt was settled", async || {
         let log = worker.log();
         let from = log.find("a batch in doubt was found")?;
@@ -105,7 +106,6 @@ async fn settled(scene: &Scene, worker: Worker, found: &str) {
     })
     .await;
     assert_eq!(told, format!("a batch in doubt was found {found}"));
-    scene.caught_up().await;
     worker.counted("applied", EVENTS).await;
     worker.counted("duplicate", 0).await;
     assert_eq!(scene.count("SELECT count(*) FROM user_events").await, EVENTS as i64);
@@ -118,21 +118,23 @@ async fn settled(scene: &Scene, worker: Worker, found: &str) {
 async fn a_commit_that_happened_though_its_answer_was_lost_is_not_repeated() {
     let scene = Scene::new(1).await;
     let worker = through_proxy(&scene, Commit::Done).await.start().await;
+    let fault = scene.fault(25, "a COMMIT done, its answer lost");
     send_events(&scene).await;
-    settled(&scene, worker, "committed").await;
+    settled(&scene, worker, fault, "committed").await;
 }
 
 #[tokio::test]
 async fn a_commit_that_never_arrived_is_made_up_for() {
     let scene = Scene::new(1).await;
     let worker = through_proxy(&scene, Commit::Dropped).await.start().await;
+    let fault = scene.fault(25, "a COMMIT lost on its way");
     send_events(&scene).await;
-    settled(&scene, worker, "not committed").await;
+    settled(&scene, worker, fault, "not committed").await;
 }
 
 /// A worker that asks what became of a COMMIT while Postgres is still at it: a deferred trigger
 /// waits for a gate. Answers how the gate is opened, and the session that commits.
-async fn asks_too_early(scene: &Scene) -> (Worker, crate::support::Held, i32) {
+async fn asks_too_early(scene: &Scene) -> (Worker, Fault, Held, i32) {
     scene.migrate().await;
     scene
         .execute(
@@ -146,6 +148,7 @@ async fn asks_too_early(scene: &Scene) -> (Worker, crate::support::Held, i32) {
     let mut gate = scene.hold("LOCK TABLE gate IN EXCLUSIVE MODE").await;
     let worker = through_proxy(scene, Commit::Sent).await;
     let worker = worker.set("POSTGRES__LOCK_TIMEOUT", "20s").start().await;
+    let fault = scene.fault(25, "a COMMIT still under way when asked about");
     send_events(scene).await;
     let committing = gate.blocks_somebody().await[0];
     let mut conn = scene.db().await;
@@ -153,25 +156,25 @@ async fn asks_too_early(scene: &Scene) -> (Worker, crate::support::Held, i32) {
         (!blocked_by(&mut conn, committing).await.is_empty()).then_some(())
     })
     .await;
-    (worker, gate, committing)
+    (worker, fault, gate, committing)
 }
 
 #[tokio::test]
 async fn a_commit_still_under_way_is_waited_for_and_not_repeated() {
     let scene = Scene::new(1).await;
-    let (worker, gate, _) = asks_too_early(&scene).await;
+    let (worker, fault, gate, _) = asks_too_early(&scene).await;
     gate.release().await;
-    settled(&scene, worker, "committed").await;
+    settled(&scene, worker, fault, "committed").await;
 }
 
 #[tokio::test]
 async fn a_commit_that_fails_while_it_is_asked_about_is_made_up_for() {
     let scene = Scene::new(1).await;
-    let (worker, gate, committing) = asks_too_early(&scene).await;
+    let (worker, fault, gate, committing) = asks_too_early(&scene).await;
     assert_eq!(
         scene.count(&format!("SELECT pg_terminate_backend({committing})::int::bigint")).await,
         1
     );
     gate.release().await;
-    settled(&scene, worker, "not committed").await;
+    settled(&scene, worker, fault, "not committed").await;
 }

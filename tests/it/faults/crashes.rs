@@ -27,6 +27,7 @@ async fn chaos_twenty_kills_under_load_lose_and_double_nothing() {
     let scene = Scene::new(6).await;
     let load = scene.produce(Load::mixed(500));
     let mut workers = vec![start(&scene, 0).await, start(&scene, 1).await];
+    let fault = scene.fault(1, "20 times kill -9 at random, of one of two workers");
     for _ in 0..20 {
         // Work is under way again, at any point of a batch.
         scene.progresses(100).await;
@@ -37,6 +38,7 @@ async fn chaos_twenty_kills_under_load_lose_and_double_nothing() {
         workers.remove(slot).kill().await;
         workers.insert(slot, fresh.await);
     }
+    fault.ends(&scene).await;
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
     let (claims,): (i64,) = scene.fetch_one("SELECT sum(epoch)::bigint FROM source_offsets").await;

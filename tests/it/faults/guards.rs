@@ -80,6 +80,7 @@ async fn a_worker_behind_a_stuck_database_still_answers_its_group() {
         .set("BATCH__MAX_EVENTS", "100");
     let first = worker.start().await;
     first.holds(2).await;
+    let fault = scene.fault(8, "a full queue behind a locked table");
     let mut lock = scene.hold("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
     // More than the lane's queue takes.
     let events: Vec<_> =
@@ -94,7 +95,7 @@ async fn a_worker_behind_a_stuck_database_still_answers_its_group() {
     .await;
     assert_eq!((kept, taken), (1, 1), "a member that did not poll was thrown out");
     lock.release().await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
 }
 
 #[tokio::test]
@@ -130,12 +131,13 @@ async fn the_locks_of_a_sleeping_worker_are_freed_by_postgres() {
         .await;
     scene.send(&logins(0..20)).await;
     worker.is_asleep().await;
+    let fault = scene.fault(5, "SIGSTOP behind the fence, until its locks are freed");
     let mut successor = scene.db().await;
     successor.execute("SET lock_timeout = '5s'").await.unwrap();
     let locked = successor.execute("SELECT FROM source_offsets FOR UPDATE").await;
     assert!(locked.is_ok(), "the locks of a sleeper outlive its patience: {locked:?}");
     worker.signal(Signal::SIGCONT);
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     assert_eq!(scene.count("SELECT event_count FROM users").await, 20);
 }
 

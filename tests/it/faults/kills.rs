@@ -33,9 +33,11 @@ async fn killed_under_load(kills: usize) {
     let scene = Scene::new(6).await;
     watch_for_steps_back(&scene).await;
     let load = scene.produce(Load::mixed(400));
+    let fault = scene.fault(1, format!("{kills} times kill -9 at exact points of a batch"));
     tokio::join!(dies(&scene, "one", kills / 2), dies(&scene, "two", kills / 2));
-    let survivor = scene.worker().set("KAFKA__GROUP_INSTANCE_ID", "one").start().await;
-    let other = scene.worker().set("KAFKA__GROUP_INSTANCE_ID", "two").start().await;
+    let member = |name| scene.worker().set("KAFKA__GROUP_INSTANCE_ID", name);
+    let (one, two) = (member("one"), member("two"));
+    let (survivor, other, _) = tokio::join!(one.start(), two.start(), fault.ends(&scene));
     scene.progresses(200).await;
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;

@@ -37,6 +37,7 @@ async fn chaos_two_owners_of_the_same_partitions_take_slow_turns_and_write_every
     let began = Instant::now();
     let one = worker.start().await;
     one.holds(2).await;
+    let fault = scene.fault(6, "two owners of the same partitions");
     let two = worker.failpoint("twin-group=return").start().await;
     for _ in 0..3 {
         for owner in [&one, &two] {
@@ -53,11 +54,12 @@ async fn chaos_two_owners_of_the_same_partitions_take_slow_turns_and_write_every
     let sessions = began.elapsed().as_secs_f64() / SESSION.as_secs_f64();
     let bound = 2.0 * 2.0 * (sessions + 1.0);
     assert!((epochs as f64) < bound, "{epochs} claims within {sessions:.0} sessions");
+    assert_eq!(two.stop().await, Some(0));
+    fault.ends(&scene).await;
+    one.holds(2).await;
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
     never_stepped_back(&scene).await;
-    assert_eq!(two.stop().await, Some(0));
-    one.holds(2).await;
     assert_eq!(one.stop().await, Some(0));
 }
 
@@ -69,6 +71,7 @@ async fn in_a_database_that_went_back_a_worker_claims_again_and_applies_the_rest
         (0..10).map(|n| event(&format!("u{n}"), &format!("{n}"), "login")).collect();
     scene.send(&events).await;
     scene.caught_up().await;
+    let fault = scene.fault(27, "a database that went back");
     // As a replica that had seen neither the last events nor the last claim.
     scene
         .execute(
@@ -79,7 +82,7 @@ async fn in_a_database_that_went_back_a_worker_claims_again_and_applies_the_rest
              COMMIT",
         )
         .await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     assert_eq!(scene.count("SELECT count(*) FROM user_events").await, 10);
     assert_eq!(scene.count("SELECT sum(event_count)::bigint FROM users").await, 10);
     assert_eq!(worker.stop().await, Some(0));

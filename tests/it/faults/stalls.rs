@@ -12,13 +12,14 @@ async fn a_lane_that_never_hears_of_its_batch_begins_again_by_itself() {
         .failpoint("lost-answer=1*return")
         .start()
         .await;
+    let fault = scene.fault(11, "a batch whose answer never comes");
     scene.send(&[event("ann", "1", "login")]).await;
     eventually("the silence is noticed", async || {
         worker.log().contains("postgres is silent").then_some(())
     })
     .await;
     scene.send(&[event("ann", "2", "login")]).await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     assert_eq!(scene.count("SELECT event_count FROM users").await, 2);
     worker.holds(1).await;
     assert_eq!(worker.stop().await, Some(0));

@@ -18,6 +18,7 @@ async fn chaos_a_zombie_that_wakes_after_its_partitions_moved_is_fenced_and_shar
     sleeper.holds(3).await;
     other.holds(3).await;
 
+    let fault = scene.fault(4, "SIGSTOP until another has the partitions");
     // Asleep within a batch: it will want to write what it has read.
     let mut lock = scene.hold("LOCK TABLE dead_letters IN EXCLUSIVE MODE").await;
     let waiting = lock.blocks_somebody().await;
@@ -28,6 +29,7 @@ async fn chaos_a_zombie_that_wakes_after_its_partitions_moved_is_fenced_and_shar
     other.holds(6).await;
     scene.progresses(500).await;
     sleeper.signal(Signal::SIGCONT);
+    fault.ends(&scene).await;
     eventually("the zombie notices", async || {
         let fenced = sleeper.metric("user_events_fenced_total", "").await;
         let lost = sleeper.metric("user_events_rebalances_total", "lost").await;
@@ -60,6 +62,7 @@ async fn chaos_a_zombie_inside_its_transaction_holds_up_its_successor_for_a_whil
     // The fence is passed, the projection waits for the busiest user's row.
     let mut lock = scene.hold("SELECT FROM users WHERE user_id = 'user-0000' FOR UPDATE").await;
     let zombies_session = lock.blocks_somebody().await[0];
+    let fault = scene.fault(5, "SIGSTOP within a transaction, until it is given up");
     zombie.signal(Signal::SIGSTOP);
     lock.release().await;
     let mut conn = scene.db().await;
@@ -84,6 +87,7 @@ async fn chaos_a_zombie_inside_its_transaction_holds_up_its_successor_for_a_whil
     scene.progresses(500).await;
 
     zombie.signal(Signal::SIGCONT);
+    fault.ends(&scene).await;
     zombie.holds(2).await;
     successor.holds(2).await;
     let ledger = load.stop().await;
@@ -107,12 +111,14 @@ async fn sleeps_at(point: &str, idle: &str) {
         .set("POSTGRES__IDLE_IN_TRANSACTION_TIMEOUT", idle);
     let stop = format!("{point}=20*off->1*return(stop)");
     let sleeper = worker.clone().failpoint(&stop).start().await;
+    let fault = scene.fault(5, format!("SIGSTOP {point}"));
     sleeper.is_asleep().await;
     let successor = worker.start().await;
     successor.holds(4).await;
     scene.progresses(300).await;
 
     sleeper.signal(Signal::SIGCONT);
+    fault.ends(&scene).await;
     sleeper.holds(2).await;
     successor.holds(2).await;
     scene.progresses(300).await;

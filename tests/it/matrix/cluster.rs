@@ -2,13 +2,13 @@
 //! an unclean election cuts a log short. The controller is a fourth process, and stays.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
-use super::{Since, no_lag};
+use crate::recovery::no_lag;
 use crate::recovery::{halted, row};
 use crate::support::checker::Projection;
 use crate::support::load::Load;
@@ -104,7 +104,7 @@ async fn long_chaos_leaders_and_coordinators_that_move_under_load_lose_and_doubl
 
     // The group's coordinator goes first, and leads two of the partitions as well.
     for broker in [1, 2, 3] {
-        let log = Since::now(&worker);
+        let fault = scene.fault(14, format!("broker {broker} of 3 killed: leaders gone"));
         let coordinator = cluster.coordinator(&scene.group).await;
         cluster.services.kill_broker(broker).await;
         eventually(&format!("nothing is led by broker {broker} any more"), async || {
@@ -116,7 +116,8 @@ async fn long_chaos_leaders_and_coordinators_that_move_under_load_lose_and_doubl
         .await;
         let moved = cluster.coordinator(&scene.group).await;
         eprintln!("broker {broker} killed: coordinator {coordinator} -> {moved}");
-        scene.recovers(&format!("broker {broker} killed"), Instant::now()).await;
+        fault.ends(&scene).await;
+        let fault = scene.fault(14, format!("broker {broker} of 3 back: leaders return"));
 
         cluster.services.start_broker(broker).await;
         eventually(&format!("broker {broker} leads again what it led"), async || {
@@ -127,8 +128,7 @@ async fn long_chaos_leaders_and_coordinators_that_move_under_load_lose_and_doubl
             (cluster.coordinator(&scene.group).await == 1).then_some(())
         })
         .await;
-        scene.recovers(&format!("broker {broker} back"), Instant::now()).await;
-        log.is_quiet(&format!("broker {broker}"), &worker);
+        fault.ends(&scene).await;
     }
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
@@ -201,6 +201,7 @@ impl Cut {
 
     /// The worker has stopped there and nowhere else, and an operator gets it going again.
     async fn is_told(&self, worker: Worker, more: usize, reason: &str) {
+        let fault = self.scene.fault(19, format!("log cut short, moved by an operator: {reason}"));
         eventually("the worker looks", async || {
             let row = row(&worker, &self.scene.topic, 0).await?;
             assert_eq!(self.scene.positions().await?[&0], 30, "records were skipped in silence");
@@ -220,7 +221,7 @@ impl Cut {
 
         let (code, _, log) = self.scene.worker().command(&self.moving()).output().await;
         assert_eq!(code, Some(0), "{log}");
-        self.scene.caught_up().await;
+        fault.ends(&self.scene).await;
         for (name, sent) in [("kept", KEPT), ("lost", LOST), ("more", more), ("beside", 15)] {
             assert_eq!(self.users(&format!("{name}%")).await, sent as i64, "{name}");
         }

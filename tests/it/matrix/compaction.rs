@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-use super::no_lag;
+use crate::recovery::no_lag;
 use crate::support::{EventBuilder, Scene, event, eventually};
 
 const KEYS: usize = 20;
@@ -85,6 +85,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_its_tombstones_are_kept_as_
     scene.caught_up().await;
     assert_eq!(worker.stop().await, Some(0));
     let applied_before = scene.ends().await[&0];
+    let fault = scene.fault(22, "all that was applied is compacted away");
 
     // While it is away, everything it has applied disappears, the last record among it.
     for number in 1..=10 {
@@ -96,7 +97,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_its_tombstones_are_kept_as_
     assert!(gaps > 50, "the fault was there: {gaps} offsets are gaps");
     assert!(!tombstones.is_empty());
 
-    let worker = scene.worker().start().await;
+    let worker = fault.ends_with(&scene.worker(), &scene).await;
     scene.caught_up().await;
     no_lag(&worker, 1).await;
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 0.0);

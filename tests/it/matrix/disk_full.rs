@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
-use super::Since;
+use crate::recovery::{shared_brokers, unready};
 use crate::support::checker::Projection;
 use crate::support::load::Load;
-use crate::support::{Scene, Service, Services, Worker, eventually};
+use crate::support::{Scene, Service, Services, eventually};
 
 /// A small disk. Unmounted when dropped.
 struct Disk(PathBuf);
@@ -49,24 +48,12 @@ impl Drop for Disk {
     }
 }
 
-async fn unready(worker: &Worker) -> String {
-    eventually("readiness drops", async || {
-        let (code, reasons) = worker.get("/readyz").await;
-        (code == 503).then_some(reasons)
-    })
-    .await
-}
-
-fn brokers() -> String {
-    std::env::var("KAFKA_BOOTSTRAP_SERVERS").expect("KAFKA_BOOTSTRAP_SERVERS is set")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_tables_without_room_are_waited_for_and_make_no_dead_letters() {
     let services = Services::start(&[Service::Postgres]).await;
     let data = services.postgres_data();
     let disk = Disk::new(data.parent().unwrap().join("small"), 48, &data);
-    let mut scene = Scene::on(&brokers(), services.database_url(), 4).await;
+    let mut scene = Scene::on(&shared_brokers(), services.database_url(), 4).await;
     let place = disk.0.display();
     scene.execute(&format!("CREATE TABLESPACE small LOCATION '{place}'")).await;
     scene.execute("CREATE DATABASE small TABLESPACE small").await;
@@ -77,7 +64,7 @@ async fn chaos_tables_without_room_are_waited_for_and_make_no_dead_letters() {
     let load = scene.produce(Load::mixed(400).users(20_000));
     worker.holds(4).await;
     scene.progresses(300).await;
-    let log = Since::now(&worker);
+    let fault = scene.fault(30, "no room for tables");
     disk.fill();
     let reasons = unready(&worker).await;
     assert!(reasons.contains("53100"), "{reasons}");
@@ -90,8 +77,7 @@ async fn chaos_tables_without_room_are_waited_for_and_make_no_dead_letters() {
     assert_eq!(worker.get("/livez").await.0, 200, "restarting it would not help");
 
     disk.free();
-    scene.recovers("tables without room", Instant::now()).await;
-    log.is_quiet("tables without room", &worker);
+    fault.ends(&scene).await;
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
     assert_eq!(worker.stop().await, Some(0));
@@ -110,7 +96,7 @@ async fn long_a_postgres_that_panics_for_want_of_room_is_waited_for() {
     std::os::unix::fs::symlink(&disk.0, data.join("pg_wal")).unwrap();
     services.start_postgres().await;
 
-    let scene = Scene::on(&brokers(), services.database_url(), 4).await;
+    let scene = Scene::on(&shared_brokers(), services.database_url(), 4).await;
     // No segment is kept to be used again: the next one wants room.
     for setting in ["min_wal_size = '32MB'", "max_wal_size = '32MB'", "wal_recycle = off"] {
         scene.execute(&format!("ALTER SYSTEM SET {setting}")).await;
@@ -121,7 +107,7 @@ async fn long_a_postgres_that_panics_for_want_of_room_is_waited_for() {
     let load = scene.produce(Load::mixed(400).padding(4 * 1024));
     worker.holds(4).await;
     scene.progresses(300).await;
-    let log = Since::now(&worker);
+    let fault = scene.fault(30, "no room for the log: Postgres panics");
     disk.fill();
     let reasons = unready(&worker).await;
     eprintln!("what the worker says: {reasons}");
@@ -132,8 +118,7 @@ async fn long_a_postgres_that_panics_for_want_of_room_is_waited_for() {
     disk.free();
     // It may have given up by itself; then somebody must start it again.
     services.start_postgres().await;
-    scene.recovers("log without room", Instant::now()).await;
-    log.is_quiet("log without room", &worker);
+    fault.ends(&scene).await;
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
     assert_eq!(worker.stop().await, Some(0));

@@ -8,10 +8,9 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaApiKey as Api;
 use rdkafka::types::RDKafkaRespErr as Answer;
 
-use super::Since;
 use crate::support::checker::Projection;
 use crate::support::load::{Load, Producing};
-use crate::support::{Scene, Worker, eventually};
+use crate::support::{Fault, Scene, Worker, eventually};
 
 const REBALANCES: &str = "user_events_rebalances_total";
 const REFUSED_COMMITS: &str = "user_events_offset_commit_failures_total";
@@ -48,7 +47,7 @@ impl Mock {
     /// The same answer to request after request of a kind, until the metric shows it.
     async fn answers(&self, api: Api, answer: Answer, metric: &str) {
         let what = format!("{answer:?} to {api:?}");
-        let log = Since::now(&self.worker);
+        let fault = self.scene.fault(13, what.clone());
         let before = self.worker.metric(metric, "").await;
         self.cluster.request_errors(api, &[answer; 10]);
         eventually(&format!("{metric} shows {what}"), async || {
@@ -56,17 +55,16 @@ impl Mock {
         })
         .await;
         self.cluster.clear_request_errors(api);
-        self.recovers(&what, &log).await;
+        self.recovers(fault).await;
     }
 
     async fn refused_commits(&self) -> f64 {
         self.worker.metric(REFUSED_COMMITS, "").await
     }
 
-    async fn recovers(&self, what: &str, log: &Since) {
+    async fn recovers(&self, fault: Fault) {
         assert_eq!(self.worker.get("/livez").await.0, 200);
-        self.scene.recovers(what, Instant::now()).await;
-        log.is_quiet(what, &self.worker);
+        fault.ends(&self.scene).await;
     }
 
     async fn ends(self) {
@@ -91,8 +89,8 @@ async fn whatever_kafka_answers_to_commits_the_work_goes_on() {
         Answer::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
     ] {
         let what = format!("{answer:?} to OffsetCommit");
-        let log = Since::now(&mock.worker);
         let counted = mock.refused_commits().await;
+        let fault = mock.scene.fault(13, what.as_str());
         mock.cluster.request_errors(Api::OffsetCommit, &[answer; 1_000]);
         // Whatever was under way before has arrived by now.
         mock.scene.progresses(100).await;
@@ -104,7 +102,7 @@ async fn whatever_kafka_answers_to_commits_the_work_goes_on() {
         })
         .await;
         mock.cluster.clear_request_errors(Api::OffsetCommit);
-        mock.recovers(&what, &log).await;
+        mock.recovers(fault).await;
         eventually("positions are mirrored again", async || {
             (mock.scene.mirrored().await != before).then_some(())
         })
@@ -185,11 +183,10 @@ async fn whatever_kafka_answers_to_fetches_nothing_is_lost_or_doubled() {
         Answer::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
         Answer::RD_KAFKA_RESP_ERR_UNKNOWN,
     ] {
-        let what = format!("{answer:?} to Fetch");
-        let log = Since::now(&mock.worker);
+        let fault = mock.scene.fault(13, format!("{answer:?} to Fetch"));
         let begun = Instant::now();
         mock.cluster.request_errors(Api::Fetch, &[answer; 10]);
-        mock.recovers(&what, &log).await;
+        mock.recovers(fault).await;
         let took = begun.elapsed();
         assert!(
             took > Duration::from_secs(1),
@@ -203,30 +200,32 @@ async fn whatever_kafka_answers_to_fetches_nothing_is_lost_or_doubled() {
 async fn coordinators_and_leaders_that_move_slow_brokers_and_absent_ones_are_overcome() {
     let mock = Mock::new().await;
     let group = || MockCoordinator::Group(mock.scene.group.clone());
-    let log = Since::now(&mock.worker);
     for broker in [2, 3, 1] {
+        let fault = mock.scene.fault(14, format!("coordinator on broker {broker}, leaders moved"));
         mock.cluster.coordinator(group(), broker).unwrap();
         for partition in 0..4 {
             let leader = Some(1 + (partition + broker) % 3);
             mock.cluster.partition_leader(&mock.scene.topic, partition, leader).unwrap();
         }
-        mock.recovers(&format!("coordinator on broker {broker}, every leader moved"), &log).await;
+        mock.recovers(fault).await;
     }
 
     let slow = Duration::from_millis(300);
+    let fault = mock.scene.fault(13, "300 ms round trips to every broker");
     (1..=3).for_each(|broker| mock.cluster.broker_round_trip_time(broker, slow).unwrap());
     mock.scene.progresses(300).await;
     (1..=3).for_each(|b| mock.cluster.broker_round_trip_time(b, Duration::ZERO).unwrap());
-    mock.recovers("300 ms round trips to every broker", &log).await;
+    mock.recovers(fault).await;
 
     for broker in 1..=3 {
+        let fault = mock.scene.fault(13, format!("broker {broker} away"));
         mock.cluster.broker_down(broker).unwrap();
         eventually("kafka is told to be in trouble", async || {
             (mock.worker.metric("user_events_kafka_up", "").await == 0.0).then_some(())
         })
         .await;
         mock.cluster.broker_up(broker).unwrap();
-        mock.recovers(&format!("broker {broker} away"), &log).await;
+        mock.recovers(fault).await;
     }
     mock.ends().await;
 }

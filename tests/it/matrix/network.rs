@@ -1,8 +1,7 @@
 //! Bad networks: rows 15 and 33. The services are well; what lies between is not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Since;
 use crate::support::checker::Projection;
 use crate::support::load::{Load, Producing};
 use crate::support::proxy::{Proxy, Seen, Way};
@@ -10,6 +9,8 @@ use crate::support::{Scene, Services, Worker, WorkerBuilder, eventually};
 
 /// A worker under load, with a proxy before one of its services.
 struct Network {
+    /// Of the matrix.
+    row: u8,
     scene: Scene,
     proxy: Proxy,
     worker: Worker,
@@ -25,26 +26,25 @@ impl Network {
         proxy.leads_to(address).await;
         let url = format!("{login}@{}/{database}", proxy.addr());
         let worker = configured(scene.worker().set("POSTGRES__URL", &url));
-        Self::begin(scene, proxy, worker).await
+        Self::begin(33, scene, proxy, worker).await
     }
 
-    async fn begin(scene: Scene, proxy: Proxy, worker: WorkerBuilder) -> Self {
+    async fn begin(row: u8, scene: Scene, proxy: Proxy, worker: WorkerBuilder) -> Self {
         let worker = worker.start().await;
         let load = scene.produce(Load::mixed(300));
         worker.holds(4).await;
         scene.progresses(300).await;
-        Self { scene, proxy, worker, load }
+        Self { row, scene, proxy, worker, load }
     }
 
     /// Makes the network bad until `over`, then good again; the rest must follow by itself.
     async fn suffers(&self, what: &str, begin: impl FnOnce(&Proxy), over: impl AsyncFn() -> bool) {
-        let log = Since::now(&self.worker);
+        let fault = self.scene.fault(self.row, what);
         begin(&self.proxy);
         eventually(&format!("enough of {what}"), async || over().await.then_some(())).await;
         assert_eq!(self.worker.get("/livez").await.0, 200, "restarting it would not help");
         self.proxy.heal();
-        self.scene.recovers(what, Instant::now()).await;
-        log.is_quiet(what, &self.worker);
+        fault.ends(&self.scene).await;
     }
 
     /// Until the proxy has seen so much more of something.
@@ -159,7 +159,7 @@ async fn to_kafka(configured: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> (N
     let scene = Scene::on(services.brokers(), &postgres, 4).await;
     let worker = scene.worker().set("KAFKA__BOOTSTRAP_SERVERS", &proxy.addr());
     let worker = configured(worker);
-    (Network::begin(scene, proxy, worker).await, services)
+    (Network::begin(15, scene, proxy, worker).await, services)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,19 +200,9 @@ async fn long_a_network_to_kafka_silent_for_longer_than_the_session_is_overcome(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_connections_to_kafka_that_are_half_open_are_given_up() {
     let (network, _services) = to_kafka(|worker| worker).await;
-    let log = Since::now(&network.worker);
+    let fault = network.scene.fault(network.row, "connections to kafka half open");
     network.proxy.abandon();
     eventually("half open", async || (network.proxy.seen().abandoned() > 0).then_some(())).await;
-    let from = Instant::now();
-    let ends = network.scene.ends().await;
-    while from.elapsed() < Duration::from_secs(120) {
-        if network.scene.positions().await.is_some_and(|p| p.iter().all(|(p, at)| at >= &ends[p])) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    network.scene.recovers("connections to kafka half open", Instant::now()).await;
-    eprintln!("connections to kafka half open: given up after {:?}", from.elapsed());
-    log.is_quiet("connections to kafka half open", &network.worker);
+    fault.ends(&network.scene).await;
     network.ends().await;
 }

@@ -1,12 +1,11 @@
 //! Behind PgBouncer in transaction mode: each transaction may run on another server process.
 
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::Since;
 use crate::support::checker::Projection;
 use crate::support::load::Load;
 use crate::support::pgbouncer::PgBouncer;
@@ -30,7 +29,7 @@ async fn behind_pgbouncer_without_a_statement_cache_kills_lose_and_double_nothin
     scene.progresses(500).await;
     assert_eq!(worker.metric("user_events_apply_errors_total", "").await, 0.0, "{}", worker.log());
 
-    let log = Since::now(&worker);
+    let fault = scene.fault(32, "servers killed behind pgbouncer");
     let mut killed = 0;
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..40 {
@@ -44,12 +43,11 @@ async fn behind_pgbouncer_without_a_statement_cache_kills_lose_and_double_nothin
         .unwrap();
         killed += victims.len();
     }
-    let healed = Instant::now();
+    fault.ends(&scene).await;
     assert!(killed >= 10, "the fault was there: {killed} servers killed");
     let outages = worker.metric("user_events_apply_errors_total", "").await;
     assert!(outages > 0.0, "and the worker met it");
-    scene.recovers(&format!("{killed} servers killed behind pgbouncer"), healed).await;
-    log.is_quiet("servers killed behind pgbouncer", &worker);
+    eprintln!("{killed} servers killed behind pgbouncer");
     let ledger = load.stop().await;
     scene.check(&ledger, Projection::Whole).await;
     assert!(bouncer.runs());
@@ -72,6 +70,7 @@ async fn behind_pgbouncer_with_a_statement_cache_all_is_applied_once_or_the_work
     let ledger = scene.produce(Load::mixed(20_000).limit(3_000)).finished().await;
     let ends = scene.ends().await;
 
+    let fault = scene.fault(32, "a statement cache that pgbouncer cannot follow");
     let worker = cached.start().await;
     let complaint = eventually("all is applied, or the worker says why not", async || {
         if scene.positions().await.is_some_and(|positions| positions == ends) {
@@ -87,7 +86,8 @@ async fn behind_pgbouncer_with_a_statement_cache_all_is_applied_once_or_the_work
     drop(worker);
 
     // Whatever happened has doubled nothing; without the cache the rest follows.
-    let worker = cached.set("POSTGRES__STATEMENT_CACHE", "false").start().await;
+    let mended = cached.set("POSTGRES__STATEMENT_CACHE", "false");
+    let worker = fault.ends_with(&mended, &scene).await;
     scene.check(&ledger, Projection::Whole).await;
     assert_eq!(worker.stop().await, Some(0));
 }

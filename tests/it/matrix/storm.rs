@@ -2,7 +2,7 @@
 //! them politely, some by `kill -9`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
@@ -29,9 +29,10 @@ const BIG: Storm =
     Storm { workers: 8, partitions: 32, restarts: 16, rate: 2_000, records: 100_000 };
 
 impl Storm {
-    async fn rages(self, configured: fn(WorkerBuilder) -> WorkerBuilder) {
+    async fn rages(self, group: &str, configured: fn(WorkerBuilder) -> WorkerBuilder) {
         let scene = Arc::new(Scene::new(self.partitions).await);
         let load = scene.produce(Load::mixed(self.rate).users(2_000).limit(self.records));
+        let restarts = self.workers * self.restarts;
         let worker = configured(scene.worker().set("BATCH__MAX_EVENTS", "500"));
         let seed: u64 = rand::random();
         eprintln!("storm: seed {seed}");
@@ -40,6 +41,9 @@ impl Storm {
             workers.push(worker.start().await);
         }
         scene.progresses(200).await;
+        let fault = scene
+            .fault(7, format!("{restarts} restarts of {} workers, {group}", self.workers))
+            .within(Duration::from_secs(60), "all partitions have moved");
         let restart_all = async {
             let mut slots = JoinSet::new();
             for (slot, first) in workers.into_iter().enumerate() {
@@ -49,7 +53,7 @@ impl Storm {
             slots.join_all().await
         };
         let workers = LocalSet::new().run_until(restart_all).await;
-        let calm = Instant::now();
+        fault.ends(&scene).await;
         let ledger = match self.records {
             usize::MAX => load.stop().await,
             _ => load.finished().await,
@@ -63,20 +67,11 @@ impl Storm {
             (held == share).then_some(())
         })
         .await;
-        scene.caught_up().await;
-        eprintln!(
-            "{} restarts: recovered within {:?}",
-            self.workers * self.restarts,
-            calm.elapsed()
-        );
         scene.check(&ledger, Projection::Whole).await;
         let claims = scene.count("SELECT sum(epoch)::bigint FROM source_offsets").await;
         assert!(claims > i64::from(self.partitions), "partitions moved: {claims} claims");
         eprintln!("{claims} claims of {} partitions", self.partitions);
         for worker in workers {
-            let (lines, resident) = (worker.log().lines().count(), worker.resident_mib());
-            eprintln!("a worker that stayed: {lines} log lines, {resident} MiB resident");
-            assert!(lines < 40 + 8 * self.workers * self.restarts, "{lines} lines");
             assert_eq!(worker.stop().await, Some(0));
         }
     }
@@ -118,30 +113,30 @@ fn brokers_own(worker: WorkerBuilder) -> WorkerBuilder {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_storm_of_restarts_in_a_cooperative_group_loses_and_doubles_nothing() {
-    SMALL.rages(cooperative).await;
+    SMALL.rages("cooperative", cooperative).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_storm_of_restarts_in_an_eager_group_loses_and_doubles_nothing() {
-    SMALL.rages(eager).await;
+    SMALL.rages("eager", eager).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_a_storm_of_restarts_in_a_group_the_broker_assigns_loses_and_doubles_nothing() {
-    SMALL.rages(brokers_own).await;
+    SMALL.rages("consumer protocol", brokers_own).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_a_great_storm_in_a_cooperative_group_loses_and_doubles_nothing() {
-    BIG.rages(cooperative).await;
+    BIG.rages("cooperative", cooperative).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_a_great_storm_in_an_eager_group_loses_and_doubles_nothing() {
-    BIG.rages(eager).await;
+    BIG.rages("eager", eager).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_a_great_storm_in_a_group_the_broker_assigns_loses_and_doubles_nothing() {
-    BIG.rages(brokers_own).await;
+    BIG.rages("consumer protocol", brokers_own).await;
 }

@@ -16,8 +16,10 @@ async fn of_two_workers_with_one_instance_id_in_a_group_the_broker_assigns_the_y
     let older = worker.start().await;
     older.holds(4).await;
     scene.progresses(200).await;
+    let fault = scene.fault(10, "a twin, where the broker assigns");
     let mut younger = worker.start().await;
     assert_eq!(younger.ended().await, Some(1), "a member that is refused exits non-zero");
+    fault.ends(&scene).await;
     let log = younger.log();
     let said = log.lines().filter(|line| line.contains("\"ERROR\"")).any(|line| {
         line.contains("group.instance.id") || line.to_lowercase().contains("instance id")

@@ -65,6 +65,7 @@ async fn a_topic_recreated_with_fewer_records_halts_its_partition_and_no_other()
     lost.send_to(&scene, 0, 3).await;
 
     let worker = both(&scene, &other).start().await;
+    let fault = scene.fault(17, "topic recreated with fewer records, until an operator moves on");
     let reason = halted(&worker, &scene, 0).await;
     assert!(reason.contains("position 10 lies beyond the end of the log (3)"), "{reason}");
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 1.0);
@@ -81,7 +82,7 @@ async fn a_topic_recreated_with_fewer_records_halts_its_partition_and_no_other()
     assert_eq!(scene.positions().await.unwrap()[&0], 10);
 
     move_by_hand(&scene, 0, "next_offset = 0").await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     no_lag(&worker, 3).await;
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 0.0);
     assert_eq!(worker.stop().await, Some(0));
@@ -97,6 +98,7 @@ async fn a_topic_recreated_with_more_records_is_told_by_the_last_record_applied(
     unread.send_to(&scene, 0, 25).await;
 
     let worker = both(&scene, &other).start().await;
+    let fault = scene.fault(17, "topic recreated with more records, until an operator moves on");
     let reason = halted(&worker, &scene, 0).await;
     assert!(reason.contains("the record at offset 9 is not the one that was applied"), "{reason}");
     assert!(reason.contains("recreated"), "{reason}");
@@ -107,7 +109,7 @@ async fn a_topic_recreated_with_more_records_is_told_by_the_last_record_applied(
     assert_eq!(count(&scene).await, 10, "nothing of the new log was applied");
 
     move_by_hand(&scene, 0, "next_offset = 0").await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     no_lag(&worker, 3).await;
     assert_eq!(worker.metric("user_events_partitions_halted", "").await, 0.0);
 }
@@ -144,6 +146,7 @@ async fn a_topic_recreated_under_a_running_worker_and_already_longer_halts() {
     before.send_to(&scene, 0, 10).await;
     scene.caught_up().await;
 
+    let fault = scene.fault(17, "topic recreated under a worker, until an operator moves on");
     recreate(&scene).await;
     let mut after = Ledger::default();
     after.send_to(&scene, 0, 25).await;
@@ -152,7 +155,7 @@ async fn a_topic_recreated_under_a_running_worker_and_already_longer_halts() {
     assert_eq!(count(&scene).await, 10, "nothing of the new log was applied");
 
     move_by_hand(&scene, 0, "next_offset = 0").await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     assert_eq!(count(&scene).await, 10 + 25, "the new log was applied whole");
     no_lag(&worker, 1).await;
 }
@@ -169,6 +172,7 @@ async fn records_expired_unread_halt_with_the_exact_gap_until_an_operator_moves_
     scene.delete_records_before(0, 15).await;
 
     let worker = scene.worker().start().await;
+    let fault = scene.fault(16, "records expired unread, until an operator moves on");
     let reason = halted(&worker, &scene, 0).await;
     assert!(reason.contains("records 10..15 were deleted"), "{reason}");
     assert!(reason.contains("(5 offsets)"), "{reason}");
@@ -176,7 +180,7 @@ async fn records_expired_unread_halt_with_the_exact_gap_until_an_operator_moves_
     assert_eq!(count(&scene).await, 10, "nothing was skipped in silence");
 
     move_by_hand(&scene, 0, "next_offset = 15").await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     assert_eq!(count(&scene).await, 15);
     no_lag(&worker, 1).await;
     eventually("the partition reads again", async || {
@@ -201,6 +205,7 @@ async fn expire_under_a_running_worker(assignment_strategy: &str) {
     sent.send_to(&scene, 0, 10).await;
     scene.caught_up().await;
 
+    let fault = scene.fault(16, format!("records expired under a worker ({assignment_strategy})"));
     worker.signal(Signal::SIGSTOP);
     // The fetch that waits at the broker brings one batch of these: ten events at most.
     sent.send_to(&scene, 0, 10).await;
@@ -215,7 +220,7 @@ async fn expire_under_a_running_worker(assignment_strategy: &str) {
     move_by_hand(&scene, 0, "next_offset = 25").await;
     let mut elsewhere = Ledger::from(1_000);
     elsewhere.send_to(&scene, 1, 20).await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     sent.send_to(&scene, 0, 10).await;
     scene.caught_up().await;
     assert_eq!(count(&scene).await, applied + 15 + 20, "without the gap, and nothing twice");
@@ -242,6 +247,7 @@ async fn chaos_partitions_added_under_load_are_read_from_their_beginning() {
     let load = Load::start(&scene);
     applied_at_least(&scene, 100).await;
 
+    let fault = scene.fault(18, "two partitions more, under load");
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &scene.brokers).create().unwrap();
     let more = NewPartitions::new(&scene.topic, 4);
@@ -254,6 +260,7 @@ async fn chaos_partitions_added_under_load_are_read_from_their_beginning() {
     let mut added = Ledger::from(1_000_000);
     added.send_to(&wide, 2, 50).await;
     added.send_to(&wide, 3, 50).await;
+    fault.ends(&wide).await;
     worker.holds(4).await;
     added.send_to(&wide, 2, 50).await;
     let mut sent = load.stop().await;

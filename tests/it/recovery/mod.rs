@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::support::{Scene, Worker, eventually};
 
 /// The brokers all tests share.
-fn shared_brokers() -> String {
+pub(crate) fn shared_brokers() -> String {
     std::env::var("KAFKA_BOOTSTRAP_SERVERS").expect("KAFKA_BOOTSTRAP_SERVERS is set")
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn halted(worker: &Worker, scene: &Scene, partition: i32) -> St
 }
 
 /// Waits until every partition's lag is known and zero, as the worker itself reports it.
-async fn no_lag(worker: &Worker, partitions: usize) {
+pub(crate) async fn no_lag(worker: &Worker, partitions: usize) {
     eventually("the worker reports no lag", async || {
         let status = worker.status().await;
         let rows = status["partitions"].as_array()?;

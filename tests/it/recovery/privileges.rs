@@ -162,6 +162,7 @@ async fn a_grant_taken_away_is_missed_loudly_and_mended_without_a_restart() {
     ready(&worker).await;
 
     let role = restricted.role();
+    let fault = scene.fault(31, "a grant revoked, until it is given back");
     scene.execute(&format!("REVOKE INSERT ON users FROM {role}")).await;
     sent.send(scene, 50).await;
     let reasons = eventually("readiness names what is missing", async || {
@@ -190,6 +191,7 @@ async fn a_grant_taken_away_is_missed_loudly_and_mended_without_a_restart() {
     assert_eq!(worker.assigned().await, 2);
 
     scene.execute(&format!("GRANT INSERT ON users TO {role}")).await;
+    fault.ends(scene).await;
     sent.is_applied(scene).await;
     ready(&worker).await;
     no_lag(&worker, 2).await;

@@ -54,6 +54,7 @@ async fn aborted_transactions_leave_nothing_but_an_offset_that_passes_them() {
     let producer = Transactions::begin_on(&scene);
     let worker = scene.worker().start().await;
     worker.holds(2).await;
+    let fault = scene.fault(20, "half of the transactions abort");
     // One behind the other, so that markers stand before, between and after records.
     for round in 0..6 {
         producer.write(&["good", "fine"], true).await;
@@ -63,7 +64,7 @@ async fn aborted_transactions_leave_nothing_but_an_offset_that_passes_them() {
             no_lag(&worker, 2).await;
         }
     }
-    scene.caught_up().await;
+    fault.ends(&scene).await;
     no_lag(&worker, 2).await;
     assert_eq!(worker.metric("user_events_lag_records", &scene.topic).await, 0.0);
     let users: Vec<(String, i64)> =

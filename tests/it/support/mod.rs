@@ -3,6 +3,7 @@
 pub mod checker;
 mod checks;
 mod event;
+mod fault;
 pub mod load;
 pub mod locks;
 pub mod pgbouncer;
@@ -11,12 +12,14 @@ pub mod proxy;
 pub mod replica;
 mod scene;
 mod services;
+mod watched;
 mod worker;
 
 use std::time::Duration;
 
 pub use checks::ago;
 pub use event::{EventBuilder, event};
+pub use fault::{Fault, write_down};
 pub use locks::Held;
 pub use prometheus::Page;
 pub use scene::Scene;

@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
+use super::watched::Crew;
 use super::{EventBuilder, WorkerBuilder, eventually, unique};
 
 /// See the module. Its topic and schema are left behind; the services of a test run are thrown
@@ -24,6 +25,7 @@ pub struct Scene {
     pub schema: String,
     pub partitions: i32,
     producer: FutureProducer,
+    pub(super) crew: Crew,
 }
 
 impl Scene {
@@ -71,6 +73,7 @@ impl Scene {
             schema: name,
             partitions,
             producer,
+            crew: Crew::default(),
         }
     }
 
@@ -154,7 +157,8 @@ impl Scene {
     pub async fn delete_records_before(&self, partition: i32, offset: i64) {
         let mut list = rdkafka::TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition, rdkafka::Offset::Offset(offset)).unwrap();
-        self.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+        let deleted = self.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+        deleted.elements().iter().for_each(|partition| partition.error().unwrap());
     }
 
     /// Sends records in order and waits for every acknowledgement; answers partition and offset.

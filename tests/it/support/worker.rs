@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,11 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::watched::{Crew, MEMORY, Memory, Watched};
 use super::{PATIENCE, Page, Scene, eventually};
+
+/// How often a worker's memory is looked at: one that ends by itself takes its peak with it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A worker to be started.
 #[derive(Clone)]
@@ -19,6 +23,8 @@ pub struct WorkerBuilder {
     env: BTreeMap<String, String>,
     args: Vec<String>,
     failpoints: Vec<String>,
+    memory: Memory,
+    crew: Crew,
 }
 
 impl WorkerBuilder {
@@ -31,6 +37,8 @@ impl WorkerBuilder {
                 .map(|guard| format!("without-{guard}=return"))
                 .into_iter()
                 .collect(),
+            memory: MEMORY,
+            crew: scene.crew.clone(),
         };
         builder
             .set("KAFKA__BOOTSTRAP_SERVERS", &scene.brokers)
@@ -77,6 +85,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// Its memory may peak higher than others', for a reason.
+    pub fn memory_below(mut self, mib: u64, why: &'static str) -> Self {
+        self.memory = (mib, why);
+        self
+    }
+
     fn process(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_user-events-worker"));
         command.args(&self.args).kill_on_drop(true).stdin(Stdio::null());
@@ -96,18 +110,24 @@ impl WorkerBuilder {
     /// Starts the worker and waits until it serves HTTP.
     pub async fn start(&self) -> Worker {
         let mut child = self.process().stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
+        let watched = Arc::new(Watched::new(child.id().unwrap()));
+        self.crew.joined_by(&watched);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let sink = log.clone();
+        let watch = watched.clone();
         let reader = tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                let mut log = sink.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
+            let mut looks = tokio::time::interval(LOOK);
+            loop {
+                tokio::select! {
+                    line = lines.next_line() => match line {
+                        Ok(Some(line)) => watch.says(&line),
+                        _ => break,
+                    },
+                    _ = looks.tick() => watch.look(),
+                }
             }
         });
-        let reader = Some(reader);
-        let mut worker = Worker { child, log, reader, addr: String::new() };
+        let (reader, memory) = (Some(reader), self.memory);
+        let mut worker = Worker { child, watched, memory, reader, addr: String::new() };
         worker.addr = eventually("the worker serves http", async || {
             let ended = worker.child.try_wait().unwrap();
             let log = worker.log();
@@ -138,10 +158,12 @@ impl WorkerBuilder {
     }
 }
 
-/// A running worker. Killed when dropped; its log is printed when a test panics.
+/// A running worker. Killed when dropped, and however it ended, held against what it may take; its
+/// log is printed when a test panics.
 pub struct Worker {
     child: Child,
-    log: Arc<Mutex<String>>,
+    watched: Arc<Watched>,
+    memory: Memory,
     reader: Option<JoinHandle<()>>,
     addr: String,
 }
@@ -161,7 +183,9 @@ impl Worker {
 
     /// `kill -9`, and waits for the end.
     pub async fn kill(mut self) {
+        self.watched.look();
         self.child.kill().await.unwrap();
+        self.all_is_read().await;
     }
 
     /// SIGTERM, and waits for the end; answers the exit code.
@@ -185,11 +209,15 @@ impl Worker {
     pub async fn ended(&mut self) -> Option<i32> {
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let code = status.expect("the worker ends").unwrap().code();
-        // The pipe ends with the process: then the log is complete.
+        self.all_is_read().await;
+        code
+    }
+
+    /// The pipe ends with the process: then the log is complete.
+    async fn all_is_read(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.await.unwrap();
         }
-        code
     }
 
     /// Waits until it has stopped itself at a failpoint.
@@ -204,17 +232,9 @@ impl Worker {
         .await;
     }
 
-    /// Resident memory, in MiB.
-    pub fn resident_mib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid().expect("the worker runs"));
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-    }
-
     /// What it logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.watched.log()
     }
 
     /// GET: status code and body. `None` when nobody answers.
@@ -275,8 +295,9 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- log of worker {:?}\n{}---", self.child.id(), self.log());
+        match std::thread::panicking() {
+            true => eprintln!("--- log of worker {:?}\n{}---", self.child.id(), self.log()),
+            false => self.watched.is_within(self.memory),
         }
     }
 }

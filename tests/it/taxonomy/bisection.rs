@@ -32,6 +32,8 @@ async fn bisected(n: usize, guilty: impl Fn(usize) -> bool) {
     scene.send(&events).await;
     let rollbacks = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     let before = scene.count(rollbacks).await;
+    let k = (0..n).filter(|i| guilty(*i)).count();
+    let fault = scene.fault(41, format!("{k} of {n} records of a batch refused by postgres"));
     let worker = scene
         .worker()
         .set("BATCH__MAX_EVENTS", &n.to_string())
@@ -41,13 +43,12 @@ async fn bisected(n: usize, guilty: impl Fn(usize) -> bool) {
         .set("DEAD_LETTERS__BREAKER_RATIO", "0")
         .start()
         .await;
-    scene.caught_up().await;
+    fault.ends(&scene).await;
 
     let letters: Vec<(i64,)> =
         scene.fetch_all("SELECT kafka_offset FROM dead_letters ORDER BY 1").await;
     let expected: Vec<_> = (0..n).filter(|i| guilty(*i)).map(|i| (i as i64,)).collect();
     assert_eq!(letters, expected, "exactly the guilty");
-    let k = expected.len();
     assert_eq!(scene.count("SELECT count(*) FROM user_events").await, (n - k) as i64);
     worker.counted("dead_lettered", k).await;
     assert_eq!(worker.metric("user_events_batches_total", "").await, 1.0, "it was one batch");
