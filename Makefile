@@ -27,8 +27,12 @@ test: setup nextest ## run all tests on a Kafka and a PostgreSQL of their own; A
 guards: setup nextest ## switch off one guard after another: does a test notice?
 	scripts/services run -- scripts/guards
 
-chaos: setup nextest ## all tests, also those that take minutes; ARGS="..." go to nextest
-	scripts/services run -- cargo nextest run --locked --features failpoints --profile chaos $(ARGS)
+# The table is printed also when a test failed: the rest was measured all the same.
+chaos: export USER_EVENTS_MEASURED := $(CURDIR)/target/reliability.jsonl
+chaos: setup nextest ## all tests, also those that take minutes, and what faults cost; ARGS="..." go to nextest
+	@mkdir -p target && : >$(USER_EVENTS_MEASURED)
+	@scripts/services run -- cargo nextest run --locked --features failpoints --profile chaos $(ARGS); \
+		status=$$?; scripts/reliability-table $(USER_EVENTS_MEASURED); exit $$status
 
 fuzz: setup ## fuzz the decoder, FUZZ_SECONDS for each binding (needs cargo-fuzz)
 	@set -e; for target in structured binary; do \
