@@ -1,31 +1,36 @@
 //! The whole system measured from outside: a real Kafka, a real Postgres with fsync on, the release
-//! binary. Run by `make bench`.
-//!
-//! - drain: how fast a preloaded backlog is applied, what it costs in CPU and memory;
-//! - steady: how long a record takes from being produced to being visible in Postgres.
+//! binary. Run by `make bench`; every scenario says in its file what it is.
 #![allow(missing_docs)]
 
 mod drain;
+mod limit;
 mod report;
+mod schema;
 mod services;
 mod steady;
+mod usage;
 mod worker;
+mod workload;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
+use report::Table;
 use services::Services;
 
 /// Measures the worker. Figures depend on the machine: compare only within one run.
 #[derive(Parser)]
 struct Args {
-    /// Records of the backlog.
+    /// Scenarios to run, comma-separated [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Scenario>,
+    /// Events of a drain.
     #[arg(long, default_value_t = 1_000_000)]
     count: u64,
     /// Partitions of the topic.
     #[arg(long, default_value_t = 12)]
     partitions: i32,
-    /// Runs of the drain; the median counts.
+    /// Runs of each case; the median counts.
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Records per second of the steady load.
@@ -39,25 +44,50 @@ struct Args {
     bench: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// The same events from memory, without Kafka: what Postgres takes at best
+    Limit,
+    /// How fast a preloaded backlog is applied
+    Drain,
+    /// From produced to visible, at given rates
+    Steady,
+}
+
+impl Args {
+    fn wants(&self, scenario: Scenario) -> bool {
+        self.only.is_empty() || self.only.contains(&scenario)
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     let services = Services::start()?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let report = runtime.block_on(async {
-        let mut drains = Vec::new();
-        for run in 0..args.runs {
-            eprintln!("drain {} of {}: {} records", run + 1, args.runs, args.count);
-            drains.push(drain::measure(&services, args.count, args.partitions).await?);
+    runtime.block_on(run(&args, &services))
+}
+
+async fn run(args: &Args, services: &Services) -> Result<()> {
+    if args.wants(Scenario::Limit) {
+        let limit = limit::measure(services, args.count, args.runs).await?;
+        report::save("limit", &limit)?;
+        println!("{}", limit.table());
+    }
+    if args.wants(Scenario::Drain) {
+        let mut table = Table::new("drain", &["events/s", "worker CPU us/event", "peak RSS MiB"]);
+        for _ in 0..args.runs {
+            let drain = drain::measure(services, args.count, args.partitions).await?;
+            table.row([
+                format!("{:.0}", drain.events_per_second),
+                format!("{:.2}", drain.cpu_micros_per_event),
+                format!("{:.1}", drain.peak_rss_mib),
+            ]);
         }
-        eprintln!("steady: {} records/s for {} s", args.rate, args.seconds);
-        let steady = steady::measure(&services, args.rate, args.seconds, args.partitions).await?;
-        anyhow::Ok(report::Report {
-            count: args.count,
-            partitions: args.partitions,
-            drains,
-            steady,
-        })
-    })?;
-    println!("{report}");
-    report.save("target/bench/system.json")
+        println!("{table}");
+    }
+    if args.wants(Scenario::Steady) {
+        let steady = steady::measure(services, args.rate, args.seconds, args.partitions).await?;
+        println!("{}", serde_json::to_string_pretty(&steady)?);
+    }
+    Ok(())
 }

@@ -9,6 +9,9 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use sqlx::{Connection, PgConnection};
+
+use crate::usage;
 
 pub(crate) struct Services {
     dir: PathBuf,
@@ -45,9 +48,35 @@ impl Services {
         })
     }
 
+    /// A name that nothing has yet: for a topic, a group or a schema.
+    pub(crate) fn fresh_name(&self) -> String {
+        format!("bench_{:016x}", rand::random::<u64>())
+    }
+
+    /// CPU seconds of all of Postgres so far; unknown where it was not started here.
+    pub(crate) fn postgres_cpu(&self) -> Result<Option<f64>> {
+        self.pid("postgres").map(usage::cpu_seconds_of_family).transpose()
+    }
+
+    /// CPU seconds of the broker so far; unknown where it was not started here.
+    pub(crate) fn broker_cpu(&self) -> Result<Option<f64>> {
+        self.pid("kafka").map(usage::cpu_seconds).transpose()
+    }
+
+    fn pid(&self, service: &str) -> Option<u32> {
+        usage::recorded_pid(&self.dir.join(format!("{service}.pid")))
+    }
+
+    /// Writes out what earlier runs left to write, so that they do not weigh on the next.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        let mut conn = PgConnection::connect(&self.database_url).await?;
+        sqlx::raw_sql("CHECKPOINT").execute(&mut conn).await?;
+        Ok(conn.close().await?)
+    }
+
     /// A new topic; answers its name, which is also used for group and schema.
     pub(crate) async fn topic(&self, partitions: i32) -> Result<String> {
-        let name = format!("bench_{:016x}", rand::random::<u64>());
+        let name = self.fresh_name();
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));

@@ -17,6 +17,8 @@ mod claims;
 mod dead_letters;
 pub mod identity;
 mod ledger;
+#[doc(hidden)]
+pub mod measure;
 pub mod migrate;
 pub mod moves;
 mod outcome;
