@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup nextest build demo prove test guards chaos fuzz services stop fmt lint deny sqlx sqlx-check bench verify clean
+.PHONY: help setup nextest build demo prove test guards chaos fuzz services stop fmt lint deny sqlx sqlx-check bench bench-full verify clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,8 +66,11 @@ sqlx: setup ## refresh .sqlx from the queries and migrations
 sqlx-check: setup ## is .sqlx up to date?
 	scripts/sqlx-prepare --check
 
-bench: setup ## measure the whole worker; ARGS="..." go to the benchmark
+bench: setup ## measure the whole worker, in ten minutes once it is built; ARGS="..." go to the benchmark
 	cargo bench --locked --bench system -- $(ARGS)
+
+bench-full: setup ## the same in hours, with 50 million rows: 30 GB of disk; ARGS="..." go to the benchmark
+	cargo bench --locked --bench system -- --full $(ARGS)
 
 verify: ## all that CI does
 	.ci/run

@@ -1,102 +1,69 @@
-//! A preloaded backlog, drained.
+//! How fast a preloaded backlog is applied: kinds of events, and one connection or several.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use clap::Parser;
+use anyhow::Result;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use user_events_worker::commands::produce::{Clock, Generator, Pace, ProduceArgs, Sender};
 
-use super::services::Services;
-use super::worker::Worker;
+use crate::backlog::Backlog;
+use crate::draining::{COLUMNS, Drained, Draining};
+use crate::plan::{PARTITIONS, Plan};
+use crate::report::{Case, Table, rounds};
+use crate::schema::Schema;
+use crate::services::Services;
+use crate::workload::Mix;
 
-/// One drain.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Drain {
-    pub(crate) events_per_second: f64,
-    pub(crate) cpu_micros_per_event: f64,
-    pub(crate) peak_rss_mib: f64,
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Setting {
+    pub(crate) mix: Mix,
+    /// Connections; the worker's default where not given.
+    pub(crate) lanes: Option<usize>,
+    pub(crate) events: u64,
 }
 
-/// The generator's recipe by the command line's names, so that a reader can repeat it.
-#[derive(Parser)]
-struct Recipe {
-    #[command(flatten)]
-    args: ProduceArgs,
+#[derive(Serialize)]
+pub(crate) struct Drain(pub(crate) Vec<Case<Setting, Drained>>);
+
+/// Every kind as the worker is by default, and over one connection for the comparison with `limit`.
+const SETTINGS: [(Mix, Option<usize>); 6] = [
+    (Mix::Even, None),
+    (Mix::Even, Some(1)),
+    (Mix::Profile, None),
+    (Mix::Profile, Some(1)),
+    (Mix::Zipf, None),
+    (Mix::RandomIds, None),
+];
+
+pub(crate) async fn measure(services: &Services, plan: &Plan) -> Result<Drain> {
+    let mut cases = Vec::new();
+    for mix in [Mix::Even, Mix::Profile, Mix::Zipf, Mix::RandomIds] {
+        let backlog = Backlog::of(services, mix, plan.events, PARTITIONS).await?;
+        let settings = SETTINGS.into_iter().filter(|(of, _)| *of == mix);
+        let settings = settings.map(|(mix, lanes)| Setting { mix, lanes, events: plan.events });
+        let measured = rounds("drain", settings.collect(), plan.runs, async |setting| {
+            let schema = Schema::new(services).await?;
+            let drain =
+                Draining { lanes: setting.lanes, ..Draining::new(services, &backlog, &schema) };
+            let drained = drain.measure().await?;
+            schema.drop().await?;
+            Ok(drained)
+        });
+        cases.extend(measured.await?);
+        backlog.drop(services).await?;
+    }
+    Ok(Drain(cases))
 }
 
-/// A recipe: 250 B, 100,000 users, nothing but good events.
-pub(crate) fn generator() -> Result<Generator> {
-    let recipe = Recipe::parse_from([
-        "produce",
-        "--users",
-        "100000",
-        "--size",
-        "250",
-        "--binary",
-        "0",
-        "--sequence",
-        "0",
-    ]);
-    Generator::new(recipe.args.recipe, Clock::System)
-}
-
-pub(crate) async fn measure(services: &Services, count: u64, partitions: i32) -> Result<Drain> {
-    let topic = services.topic(partitions).await?;
-    let properties = services.producer_properties();
-    let preloaded = topic.clone();
-    tokio::task::spawn_blocking(move || {
-        let mut sender = Sender::new(&properties, &preloaded)?;
-        let records = generator()?.take(usize::try_from(count)?);
-        sender.pump(records, |_| Pace::Go, |_| {})?;
-        sender.settle(Duration::from_secs(60))
-    })
-    .await??;
-    let end = services.end(&topic, partitions)?;
-    ensure!(end == i64::try_from(count)?, "{end} records in Kafka instead of {count}");
-
-    let worker = Worker::start(services, &topic)?;
-    let mut conn = PgConnection::connect(&services.database_url).await?;
-    let (from, began) = progress_beyond(&mut conn, &topic, 0).await?;
-    let before = worker.usage()?;
-    let (to, ended) = progress_beyond(&mut conn, &topic, end - 1).await?;
-    let after = worker.usage()?;
-    let stored: i64 =
-        sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM \"{topic}\".user_events")))
-            .fetch_one(&mut conn)
-            .await?;
-    ensure!(stored == end, "{stored} events stored instead of {end}");
-    let events = (to - from) as f64;
-    let schema = format!("DROP SCHEMA \"{topic}\" CASCADE");
-    drop(worker);
-    sqlx::raw_sql(AssertSqlSafe(schema)).execute(&mut conn).await?;
-    Ok(Drain {
-        events_per_second: events / (ended - began).as_secs_f64(),
-        cpu_micros_per_event: (after.cpu - before.cpu).as_secs_f64() * 1e6 / events,
-        peak_rss_mib: after.peak_rss_kib as f64 / 1024.0,
-    })
-}
-
-/// Waits until more than `records` are applied; answers how many, and when. Joining the group and
-/// the first batch are start-up, not speed: the clock starts after them.
-async fn progress_beyond(
-    conn: &mut PgConnection,
-    schema: &str,
-    records: i64,
-) -> Result<(i64, Instant)> {
-    let sql = format!("SELECT sum(next_offset)::bigint FROM \"{schema}\".source_offsets");
-    let deadline = Instant::now() + Duration::from_secs(600);
-    loop {
-        // The schema is not there at first.
-        let applied: Option<i64> = sqlx::query_scalar(AssertSqlSafe(sql.clone()))
-            .fetch_one(&mut *conn)
-            .await
-            .unwrap_or(None);
-        match applied {
-            Some(applied) if applied > records => return Ok((applied, Instant::now())),
-            _ => ensure!(Instant::now() < deadline, "no progress beyond {records} records"),
+impl Drain {
+    pub(crate) fn table(&self) -> Table {
+        let mut table = Table::new(
+            "drain: a preloaded backlog, 12 partitions",
+            &[&["events", "number", "connections"], &COLUMNS[..]].concat(),
+        );
+        for case in &self.0 {
+            let Setting { mix, lanes, events } = case.setting;
+            let lanes = lanes.map_or("default".to_owned(), |lanes| lanes.to_string());
+            let head = [mix.label().to_owned(), events.to_string(), lanes];
+            table.row(head.into_iter().chain(case.cells()));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        table
     }
 }

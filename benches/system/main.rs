@@ -2,63 +2,39 @@
 //! binary. Run by `make bench`; every scenario says in its file what it is.
 #![allow(missing_docs)]
 
+mod backlog;
+mod distance;
 mod drain;
+mod draining;
+mod duplicates;
+mod growth;
 mod limit;
+mod machine;
+mod plan;
+mod proxy;
 mod report;
+mod scale_out;
 mod schema;
 mod services;
 mod steady;
+mod targets;
 mod usage;
 mod worker;
 mod workload;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use serde::Serialize;
 
-use report::Table;
+use draining::Drained;
+use limit::Limit;
+use machine::Machine;
+use plan::{Args, Plan, Scenario};
+use report::plot::{self, Line};
+use report::{Case, Report, Spread};
 use services::Services;
-
-/// Measures the worker. Figures depend on the machine: compare only within one run.
-#[derive(Parser)]
-struct Args {
-    /// Scenarios to run, comma-separated [default: all]
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Scenario>,
-    /// Events of a drain.
-    #[arg(long, default_value_t = 1_000_000)]
-    count: u64,
-    /// Partitions of the topic.
-    #[arg(long, default_value_t = 12)]
-    partitions: i32,
-    /// Runs of each case; the median counts.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// Records per second of the steady load.
-    #[arg(long, default_value_t = 2_000)]
-    rate: u64,
-    /// Seconds of the steady load.
-    #[arg(long, default_value_t = 30)]
-    seconds: u64,
-    /// `cargo bench` passes this on; it means nothing here.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scenario {
-    /// The same events from memory, without Kafka: what Postgres takes at best
-    Limit,
-    /// How fast a preloaded backlog is applied
-    Drain,
-    /// From produced to visible, at given rates
-    Steady,
-}
-
-impl Args {
-    fn wants(&self, scenario: Scenario) -> bool {
-        self.only.is_empty() || self.only.contains(&scenario)
-    }
-}
+use steady::Steady;
+use targets::Measured;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -68,26 +44,86 @@ fn main() -> Result<()> {
 }
 
 async fn run(args: &Args, services: &Services) -> Result<()> {
-    if args.wants(Scenario::Limit) {
-        let limit = limit::measure(services, args.count, args.runs).await?;
-        report::save("limit", &limit)?;
-        println!("{}", limit.table());
+    let plan = Plan::from(args);
+    let mut report = Report::new(&args.out, &Machine::look(services).await?)?;
+    let mut measured = Measured::default();
+    if plan.wants(Scenario::Limit) {
+        let limit = limit::measure(services, &plan).await?;
+        plot_limit(&report, &limit)?;
+        report.scenario("limit", &limit, &limit.table())?;
+        measured.limit = Some(limit);
     }
-    if args.wants(Scenario::Drain) {
-        let mut table = Table::new("drain", &["events/s", "worker CPU us/event", "peak RSS MiB"]);
-        for _ in 0..args.runs {
-            let drain = drain::measure(services, args.count, args.partitions).await?;
-            table.row([
-                format!("{:.0}", drain.events_per_second),
-                format!("{:.2}", drain.cpu_micros_per_event),
-                format!("{:.1}", drain.peak_rss_mib),
-            ]);
-        }
-        println!("{table}");
+    if plan.wants(Scenario::Drain) {
+        let drain = drain::measure(services, &plan).await?;
+        let name = |setting: &drain::Setting| match setting.lanes {
+            Some(lanes) => format!("{}, {lanes} connection", setting.mix.label()),
+            None => setting.mix.label().to_owned(),
+        };
+        plot_drains(&report, "drain", &drain.0, name)?;
+        report.scenario("drain", &drain, &drain.table())?;
+        measured.drain = Some(drain);
     }
-    if args.wants(Scenario::Steady) {
-        let steady = steady::measure(services, args.rate, args.seconds, args.partitions).await?;
-        println!("{}", serde_json::to_string_pretty(&steady)?);
+    if plan.wants(Scenario::Steady) {
+        let steady = steady::measure(services, &plan, measured.drain_rate()).await?;
+        plot_steady(&report, &steady)?;
+        report.scenario("steady", &steady, &steady.table())?;
+        measured.steady = Some(steady);
     }
-    Ok(())
+    if plan.wants(Scenario::Growth) {
+        let growth = growth::measure(services, &plan).await?;
+        let name = |s: &growth::Setting| format!("{} rows, {} partitions", s.rows, s.partitions);
+        plot_drains(&report, "growth", &growth.0, name)?;
+        report.scenario("growth", &growth, &growth.table())?;
+        measured.growth = Some(growth);
+    }
+    if plan.wants(Scenario::Distance) {
+        let distance = distance::measure(services, &plan).await?;
+        plot_drains(&report, "distance", &distance.0, |s| format!("{} ms", s.milliseconds))?;
+        report.scenario("distance", &distance, &distance.table())?;
+        measured.distance = Some(distance);
+    }
+    if plan.wants(Scenario::Duplicates) {
+        let duplicates = duplicates::measure(services, &plan).await?;
+        let name = |setting: &duplicates::Setting| format!("{} % redelivered", setting.percent);
+        plot_drains(&report, "duplicates", &duplicates.0, name)?;
+        report.scenario("duplicates", &duplicates, &duplicates.table())?;
+        measured.duplicates = Some(duplicates);
+    }
+    if plan.wants(Scenario::ScaleOut) {
+        let scale_out = scale_out::measure(services, &plan).await?;
+        plot_drains(&report, "scale-out", &scale_out.0, |s| format!("{} workers", s.workers))?;
+        report.scenario("scale-out", &scale_out, &scale_out.table())?;
+    }
+    report.table(measured.table().to_string())
+}
+
+fn plot_limit(report: &Report, limit: &Limit) -> Result<()> {
+    let bar = |case: &Case<limit::Setting, limit::Run>| {
+        let limit::Setting { mix, way, connections, .. } = case.setting;
+        let name = format!("{}: {}, {connections}", mix.short(), way.label());
+        (name, case.spread(|run| run.events_per_second))
+    };
+    let bars: Vec<(String, Spread)> = limit.0.iter().map(bar).collect();
+    plot::bars(&report.plot("limit"), "limit: events/s by statements and connections", &bars)
+}
+
+fn plot_drains<S: Serialize>(
+    report: &Report,
+    scenario: &str,
+    cases: &[Case<S, Drained>],
+    name: impl Fn(&S) -> String,
+) -> Result<()> {
+    let bar =
+        |case: &Case<S, Drained>| (name(&case.setting), case.spread(|run| run.events_per_second));
+    let bars: Vec<(String, Spread)> = cases.iter().map(bar).collect();
+    plot::bars(&report.plot(scenario), &format!("{scenario}: events/s"), &bars)
+}
+
+fn plot_steady(report: &Report, steady: &Steady) -> Result<()> {
+    let line = |case: &Case<steady::Setting, steady::Run>| Line {
+        name: format!("{} events/s", case.setting.rate),
+        points: case.runs.last().map_or(Vec::new(), |run| run.curve.clone()),
+    };
+    let lines: Vec<Line> = steady.0.iter().map(line).collect();
+    plot::latencies(&report.plot("steady"), "steady: from produced to visible, last run", &lines)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
@@ -77,14 +77,43 @@ impl Services {
     /// A new topic; answers its name, which is also used for group and schema.
     pub(crate) async fn topic(&self, partitions: i32) -> Result<String> {
         let name = self.fresh_name();
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?;
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-        for result in admin.create_topics([&topic], &options).await? {
+        for result in self.admin()?.create_topics([&topic], &options).await? {
             result.map_err(|(topic, error)| anyhow::anyhow!("creating {topic}: {error}"))?;
         }
+        self.settled(&name, partitions).await?;
         Ok(name)
+    }
+
+    /// Waits until the broker knows of a topic that its controller has made.
+    async fn settled(&self, topic: &str, partitions: i32) -> Result<()> {
+        let admin = self.admin()?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10))?;
+            let led = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            if led.filter(|partition| partition.leader() >= 0).count()
+                == usize::try_from(partitions)?
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "topic {topic} has no leaders");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Gives a topic's disk space back.
+    pub(crate) async fn drop_topic(&self, name: &str) -> Result<()> {
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        for result in self.admin()?.delete_topics(&[name], &options).await? {
+            result.map_err(|(topic, error)| anyhow::anyhow!("deleting {topic}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(ClientConfig::new().set("bootstrap.servers", &self.brokers).create()?)
     }
 
     /// The sum of the ends of all partitions.

@@ -17,13 +17,14 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 ///
 /// For Postgres: the postmaster, its background processes, and a process per connection.
 pub(crate) fn cpu_seconds_of_family(pid: u32) -> Result<f64> {
-    let parent = Stat::of(pid)?;
     let children = fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         // One may end meanwhile: then its parent has it next time.
         .filter_map(|pid| Stat::of(pid).ok())
         .filter(|stat| stat.parent == pid);
-    Ok(parent.own + parent.ended_children + children.map(|child| child.own).sum::<f64>())
+    let children: f64 = children.map(|child| child.own).sum();
+    let parent = Stat::of(pid)?;
+    Ok(parent.own + parent.ended_children + children)
 }
 
 /// The greatest resident memory so far, in MiB.

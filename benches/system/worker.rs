@@ -1,62 +1,100 @@
-//! The release binary as a child process, and what the kernel says it used.
+//! The release binary as a child process.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
+use user_events_worker::observe::names;
 
-use super::services::Services;
-
-/// Clock ticks per second of `/proc/PID/stat` (Linux: always 100 for user space).
-const TICKS: f64 = 100.0;
+use crate::schema::Schema;
+use crate::services::Services;
 
 pub(crate) struct Worker {
     child: Child,
+    http: SocketAddr,
 }
 
-/// What a process has used so far.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Usage {
-    pub(crate) cpu: Duration,
-    pub(crate) peak_rss_kib: u64,
+/// What a worker says of itself at `/metrics`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) batches: f64,
+    pub(crate) records: f64,
+    pub(crate) partitions: f64,
+}
+
+impl Account {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.batches += other.batches;
+        self.records += other.records;
+        self.partitions += other.partitions;
+    }
 }
 
 impl Worker {
-    pub(crate) fn start(services: &Services, topic: &str) -> Result<Self> {
-        let child = Command::new(env!("CARGO_BIN_EXE_user-events-worker"))
+    /// In the group that has the schema's name, otherwise by default but for `lanes`.
+    pub(crate) fn start(
+        services: &Services,
+        schema: &Schema,
+        topic: &str,
+        lanes: Option<usize>,
+    ) -> Result<Self> {
+        let http = free_address()?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_user-events-worker"));
+        if let Some(lanes) = lanes {
+            command.env("WORKER_BATCH__LANES", lanes.to_string());
+        }
+        let child = command
             .arg("run")
             .env("WORKER_KAFKA__BOOTSTRAP_SERVERS", &services.brokers)
             .env("WORKER_KAFKA__TOPICS", topic)
-            .env("WORKER_KAFKA__GROUP_ID", topic)
-            .env("WORKER_POSTGRES__URL", &services.database_url)
-            .env("WORKER_POSTGRES__SCHEMA", topic)
-            .env("WORKER_HTTP__LISTEN", "127.0.0.1:0")
+            .env("WORKER_KAFKA__GROUP_ID", &schema.name)
+            .env("WORKER_POSTGRES__URL", schema.config.postgres.url.expose())
+            .env("WORKER_POSTGRES__SCHEMA", &schema.name)
+            .env("WORKER_HTTP__LISTEN", http.to_string())
             .env("WORKER_LOG__LEVEL", "warn")
             .stdin(Stdio::null())
-            .spawn()?;
-        Ok(Self { child })
+            .spawn()
+            .context("starting the worker")?;
+        Ok(Self { child, http })
     }
 
-    pub(crate) fn usage(&self) -> Result<Usage> {
-        let pid = self.child.id();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
-            .context("VmHWM")?;
-        Ok(Usage {
-            cpu: Duration::from_secs_f64(ticks / TICKS),
-            peak_rss_kib: peak.trim().parse()?,
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) async fn account(&self) -> Result<Account> {
+        let url = format!("http://{}/metrics", self.http);
+        let text = reqwest::get(url).await?.error_for_status()?.text().await?;
+        let batch_events = names::BATCH_EVENTS;
+        Ok(Account {
+            batches: total(&text, &format!("{batch_events}_count")),
+            records: total(&text, &format!("{batch_events}_sum")),
+            partitions: total(&text, names::PARTITIONS_ASSIGNED),
         })
     }
 }
 
+/// The sum of a metric over its labels.
+fn total(text: &str, name: &str) -> f64 {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.split_once("} ")?.1,
+            None => rest.strip_prefix(' ')?,
+        };
+        value.trim().parse::<f64>().ok()
+    });
+    values.sum()
+}
+
+/// One that nobody listens on just now: the worker binds it in a moment.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
+        // It may have ended by itself, and said why.
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -36,8 +36,16 @@ impl Mix {
         }
     }
 
-    /// An endless stream of such events; no two have an id in common.
-    pub(crate) fn generator(self) -> Result<Generator> {
+    /// For plots.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Even => "10/90",
+            other => other.label(),
+        }
+    }
+
+    /// For the generator. Another seed each time: no two backlogs have an id in common.
+    pub(crate) fn recipe(self) -> Recipe {
         let even = Recipe {
             users: 100_000,
             size: 250,
@@ -47,14 +55,18 @@ impl Mix {
             seed: rand::random(),
             ..Recipe::default()
         };
-        let recipe = match self {
+        match self {
             Self::Even => even,
             Self::Profile => Recipe { profile: 1.0, ..even },
             Self::Zipf => Recipe { zipf: 1.1, ..even },
             Self::RandomIds => Recipe { uuid: UuidVersion::V4, ..even },
-        };
-        Generator::new(recipe, Clock::System)
+        }
     }
+}
+
+/// An endless stream of events, of now.
+pub(crate) fn generator(recipe: Recipe) -> Result<Generator> {
+    Generator::new(recipe, Clock::System)
 }
 
 /// Records of one partition that follow each other when a backlog is read: a fetch brings them
@@ -89,7 +101,7 @@ pub(crate) fn batches(
 fn logs(mix: Mix, count: u64, partitions: i32) -> Result<Vec<VecDeque<RawRecord>>> {
     let topic = TopicPartition::new("bench", 0).topic;
     let mut logs = vec![VecDeque::new(); usize::try_from(partitions)?];
-    for generated in mix.generator()?.take(usize::try_from(count)?) {
+    for generated in generator(mix.recipe())?.take(usize::try_from(count)?) {
         let partition = crc32fast::hash(&generated.key) % u32::try_from(partitions)?;
         let log = &mut logs[partition as usize];
         log.push_back(RawRecord {

@@ -15,6 +15,7 @@ use user_events_worker::apply::{Batch, Outcome, SessionOptions, Writer, WriterOp
 use user_events_worker::config::Config;
 use user_events_worker::types::{Epoch, TopicPartition};
 
+use crate::plan::{PARTITIONS, Plan};
 use crate::report::{Case, Table, rounds};
 use crate::schema::{self, Schema};
 use crate::services::Services;
@@ -53,9 +54,8 @@ pub(crate) struct Run {
 #[derive(Serialize)]
 pub(crate) struct Limit(pub(crate) Vec<Case<Setting, Run>>);
 
-const PARTITIONS: i32 = 12;
-
-pub(crate) async fn measure(services: &Services, count: u64, runs: usize) -> Result<Limit> {
+pub(crate) async fn measure(services: &Services, plan: &Plan) -> Result<Limit> {
+    let count = plan.events;
     let even = [
         (Way::Worker, 1),
         (Way::Plain, 1),
@@ -69,7 +69,7 @@ pub(crate) async fn measure(services: &Services, count: u64, runs: usize) -> Res
     let setting = |mix| move |(way, connections)| Setting { mix, way, connections, count };
     let settings = even.map(setting(Mix::Even)).into_iter();
     let settings = settings.chain(profile.map(setting(Mix::Profile))).collect();
-    let cases = rounds("limit", settings, runs, async |setting| run(services, setting).await);
+    let cases = rounds("limit", settings, plan.runs, async |setting| run(services, setting).await);
     Ok(Limit(cases.await?))
 }
 
@@ -97,13 +97,16 @@ async fn run(services: &Services, setting: &Setting) -> Result<Run> {
     }
     start.wait().await;
     let (began, postgres, client) = (Instant::now(), services.postgres_cpu()?, own_cpu()?);
+    let mut open = Vec::new();
     while let Some(applied) = at_work.join_next().await {
-        applied??;
+        open.push(applied??);
     }
     let seconds = began.elapsed().as_secs_f64();
     let micros = 1e6 / count as f64;
     let postgres = services.postgres_cpu()?.zip(postgres).map(|(after, before)| after - before);
     let client = own_cpu()? - client;
+    // Not before: a connection's process must not end between two looks at what it used.
+    drop(open);
     schema::expect_events(services, &schema.name, count).await?;
     schema.drop().await?;
     Ok(Run {
@@ -119,13 +122,13 @@ fn own_cpu() -> Result<f64> {
     usage::cpu_seconds(std::process::id())
 }
 
-async fn apply_all(mut path: Path, batches: Vec<Batch>, start: Arc<Barrier>) -> Result<()> {
+async fn apply_all(mut path: Path, batches: Vec<Batch>, start: Arc<Barrier>) -> Result<Path> {
     path.prepare(&batches).await?;
     start.wait().await;
     for mut batch in batches {
         path.apply(&mut batch).await?;
     }
-    Ok(())
+    Ok(path)
 }
 
 /// A connection and what it does with a batch.

@@ -1,12 +1,16 @@
 //! What was measured, for people and for programs.
 
+pub(crate) mod plot;
 mod spread;
 mod table;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+
+use crate::machine::Machine;
 
 pub(crate) use spread::Spread;
 pub(crate) use table::Table;
@@ -55,12 +59,47 @@ pub(crate) async fn rounds<S: std::fmt::Debug, R>(
     Ok(cases)
 }
 
-/// Keeps a scenario's result for programs.
-pub(crate) fn save(scenario: &str, result: &impl Serialize) -> Result<()> {
-    let dir = Path::new("target/bench");
-    std::fs::create_dir_all(dir)?;
-    let path = dir.join(format!("{scenario}.json"));
-    std::fs::write(&path, serde_json::to_string_pretty(result)?)?;
-    eprintln!("saved to {}", path.display());
-    Ok(())
+/// Where tables, figures and plots go.
+pub(crate) struct Report {
+    dir: PathBuf,
+    tables: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new(dir: &Path, machine: &Machine) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        let report = Self { dir: dir.to_owned(), tables: vec![format!("{machine}\n")] };
+        report.json("machine", machine)?;
+        Ok(report)
+    }
+
+    /// Keeps a scenario's figures, and says them.
+    pub(crate) fn scenario(
+        &mut self,
+        name: &str,
+        result: &impl Serialize,
+        table: &Table,
+    ) -> Result<()> {
+        self.json(name, result)?;
+        let plot = format!("\n![{name}]({name}.svg)\n");
+        self.table(format!("{table}{plot}"))
+    }
+
+    /// Says it, and keeps it in `results.md`: after each, so that a run that fails later was not
+    /// in vain.
+    pub(crate) fn table(&mut self, text: String) -> Result<()> {
+        println!("{text}");
+        self.tables.push(text);
+        Ok(fs::write(self.dir.join("results.md"), self.tables.join("\n"))?)
+    }
+
+    /// The file of a plot.
+    pub(crate) fn plot(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.svg"))
+    }
+
+    fn json(&self, name: &str, result: &impl Serialize) -> Result<()> {
+        let path = self.dir.join(format!("{name}.json"));
+        Ok(fs::write(path, serde_json::to_string_pretty(result)?)?)
+    }
 }

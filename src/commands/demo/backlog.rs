@@ -102,11 +102,15 @@ impl State {
 mod tests {
     use super::*;
 
+    fn delivered(partition: i32, offset: i64, bytes: usize) -> Delivered {
+        Delivered { partition, offset, bytes, timestamp_ms: None }
+    }
+
     #[test]
     fn it_is_full_while_one_partition_is_far_behind() {
         let backlog = Backlog::new(2);
         for offset in 0..3 {
-            backlog.delivered(Delivered { partition: 1, offset, bytes: 1 << 20 });
+            backlog.delivered(delivered(1, offset, 1 << 20));
         }
         assert!(backlog.is_full());
         assert_eq!(backlog.totals(), Totals { produced: 3, applied: 0 });
@@ -121,9 +125,9 @@ mod tests {
     fn an_acknowledgement_may_come_after_the_worker_was_quicker() {
         let backlog = Backlog::new(1);
         backlog.applied(0, 10);
-        backlog.delivered(Delivered { partition: 0, offset: 9, bytes: 4 << 20 });
+        backlog.delivered(delivered(0, 9, 4 << 20));
         assert!(!backlog.is_full());
-        backlog.delivered(Delivered { partition: 0, offset: 10, bytes: 4 << 20 });
+        backlog.delivered(delivered(0, 10, 4 << 20));
         assert!(backlog.is_full());
     }
 }

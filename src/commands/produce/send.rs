@@ -30,6 +30,8 @@ pub struct Delivered {
     pub offset: i64,
     /// Bytes of key and value.
     pub bytes: usize,
+    /// When it was handed over, by the producer's clock: milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
 }
 
 type Observer = Box<dyn Fn(Delivered) + Send + Sync>;
@@ -54,6 +56,7 @@ impl ProducerContext for Deliveries {
                     partition: message.partition(),
                     offset: message.offset(),
                     bytes: message.key_len() + message.payload_len(),
+                    timestamp_ms: message.timestamp().to_millis(),
                 });
             }
             Err((error, _)) => {
