@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -59,11 +59,11 @@ impl<'a> Draining<'a> {
         if workers.len() > 1 {
             shared_out(&workers, backlog.partitions).await?;
         }
-        let (from, began) = progress_beyond(&mut conn, &backlog.topic, 0).await?;
+        let (from, began) = progress_beyond(&mut conn, backlog, &workers, 0).await?;
         let before = Spent::so_far(services, &workers)?;
         let all = i64::try_from(backlog.records)?;
         ensure!(from < all, "drained before the clock could start: raise the number of events");
-        let (to, ended) = progress_beyond(&mut conn, &backlog.topic, all - 1).await?;
+        let (to, ended) = progress_beyond(&mut conn, backlog, &workers, all - 1).await?;
         let spent = Spent::so_far(services, &workers)?;
         let rss: Vec<f64> = workers
             .iter()
@@ -132,7 +132,8 @@ async fn shared_out(workers: &[Worker], partitions: i32) -> Result<()> {
 /// Waits until more than `records` are applied; answers how many, and when.
 async fn progress_beyond(
     conn: &mut PgConnection,
-    topic: &str,
+    Backlog { topic, .. }: &Backlog,
+    workers: &[Worker],
     records: i64,
 ) -> Result<(i64, Instant)> {
     let sql = "SELECT COALESCE(sum(next_offset), 0)::bigint FROM source_offsets WHERE topic = $1";
@@ -145,7 +146,12 @@ async fn progress_beyond(
         if applied > last {
             (last, deadline) = (applied, Instant::now() + PATIENCE);
         }
-        ensure!(Instant::now() < deadline, "stuck at {applied} records of {topic}");
+        if Instant::now() >= deadline {
+            for worker in workers {
+                eprintln!("{}", worker.status().await);
+            }
+            bail!("stuck at {applied} records of {topic}; what the workers say is above");
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

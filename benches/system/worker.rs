@@ -62,6 +62,13 @@ impl Worker {
         self.child.id()
     }
 
+    /// Where it says that every partition stands, for whoever wants to know why it is stuck.
+    pub(crate) async fn status(&self) -> String {
+        let answer =
+            async { reqwest::get(format!("http://{}/status", self.http)).await?.text().await };
+        answer.await.unwrap_or_else(|error| format!("no status: {error}"))
+    }
+
     pub(crate) async fn account(&self) -> Result<Account> {
         let url = format!("http://{}/metrics", self.http);
         let text = reqwest::get(url).await?.error_for_status()?.text().await?;
