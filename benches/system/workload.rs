@@ -69,9 +69,9 @@ pub(crate) fn generator(recipe: Recipe) -> Result<Generator> {
     Generator::new(recipe, Clock::System)
 }
 
-/// Records of one partition that follow each other when a backlog is read: a fetch brings them
-/// partition by partition.
-const RUN: usize = 1_000;
+/// Records of one partition that follow each other when a backlog is read: a fetch brings up to 1 MiB
+/// of each. The tables of `limit` and `drain` say how many partitions a batch came from.
+const RUN: usize = 4_000;
 
 /// The batches that lanes would make of so many events, decoded: one list per lane.
 ///
