@@ -94,7 +94,8 @@ async fn run(args: &Args, services: &Services) -> Result<()> {
         plot_drains(&report, "scale-out", &scale_out.0, |s| format!("{} workers", s.workers))?;
         report.scenario("scale-out", &scale_out, &scale_out.table())?;
     }
-    report.table(measured.table().to_string())
+    let targets = measured.table();
+    if targets.is_empty() { Ok(()) } else { report.table(targets.to_string()) }
 }
 
 fn plot_limit(report: &Report, limit: &Limit) -> Result<()> {

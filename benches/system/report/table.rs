@@ -14,6 +14,10 @@ impl Table {
         Self { title: title.into(), columns: columns.to_vec(), rows: Vec::new() }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
