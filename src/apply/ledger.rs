@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use time::{Date, OffsetDateTime};
+use uuid::Uuid;
 
 use crate::apply::batch::{Batch, Content};
 use crate::event::{Event, Sequence};
@@ -27,65 +28,180 @@ impl Fresh {
     }
 }
 
-/// Inserts the batch's events and answers which of them are fresh.
+/// How events go in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// As if none of them were there, which costs Postgres half as much. Right nearly always: the
+    /// fence has kept out what was applied before, so only a producer's retry or an operator's
+    /// rewind brings an event twice.
+    AllNew,
+    /// Those that are not there yet.
+    Missing,
+}
+
+/// What became of an insert.
+#[derive(Debug)]
+pub(super) enum Inserted {
+    /// They are in the ledger; these were not there before.
+    Done(Fresh),
+    /// One was there already, and nothing was to be. The transaction has failed: once more, with
+    /// [`Mode::Missing`].
+    Duplicate,
+}
+
+/// Inserts the batch's events.
 ///
-/// What RETURNING gives back is fresh, always (gathered into one row a partition, for thousands of
-/// rows cost the client more than the server): after a rewind the stored positions would make
-/// every redelivered record look new. Rows go in sorted by key, so that two writers with crossed
-/// ids wait for each other in one order, and so that of two equal ids in one batch the first wins.
-pub(super) async fn insert(conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<Fresh> {
+/// Rows go in sorted by key, so that two writers with crossed ids wait for each other in one
+/// order, and so that of two equal ids in one batch the first wins.
+pub(super) async fn insert(
+    conn: &mut PgConnection,
+    batch: &Batch,
+    mode: Mode,
+) -> sqlx::Result<Inserted> {
     let mut rows: Vec<(usize, &Event)> = events(batch).collect();
     if rows.is_empty() {
-        return Ok(Fresh::All);
+        return Ok(Inserted::Done(Fresh::All));
     }
     rows.sort_by_key(|(index, event)| (event.id, event.time, *index));
-    let source = |index: usize| &batch.ranges[batch.items[index].range].source;
-    let inserted = sqlx::query!(
-        r#"WITH fresh AS (
-           INSERT INTO user_events (event_id, occurred_at, kafka_offset, sequence,
-                                    kafka_partition, kafka_topic, source, type, user_id, data)
-           SELECT e.event_id, e.occurred_at, e.kafka_offset, e.sequence,
-                  e.kafka_partition, e.kafka_topic, e.source, e.type, e.user_id, e.data::jsonb
-           FROM UNNEST($1::uuid[], $2::timestamptz[], $3::bigint[], $4::bigint[], $5::int[],
-                       $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
-             AS e(event_id, occurred_at, kafka_offset, sequence, kafka_partition,
-                  kafka_topic, source, type, user_id, data)
-           ON CONFLICT DO NOTHING
-           RETURNING kafka_topic, kafka_partition, kafka_offset)
-           SELECT kafka_topic AS "topic!", kafka_partition AS "partition!",
-                  array_agg(kafka_offset) AS "offsets!"
-           FROM fresh GROUP BY kafka_topic, kafka_partition"#,
-        &rows.iter().map(|(_, e)| e.id.0).collect::<Vec<_>>(),
-        &rows.iter().map(|(_, e)| e.time).collect::<Vec<_>>(),
-        &rows.iter().map(|(i, _)| batch.items[*i].record.offset.0).collect::<Vec<_>>(),
-        &rows.iter().map(|(_, e)| e.sequence.map(Sequence::get)).collect::<Vec<_>>() as _,
-        &rows.iter().map(|(i, _)| source(*i).partition).collect::<Vec<_>>(),
-        &rows.iter().map(|(i, _)| source(*i).topic.as_ref()).collect::<Vec<&str>>() as _,
-        &rows.iter().map(|(_, e)| e.source.as_ref()).collect::<Vec<&str>>() as _,
-        &rows.iter().map(|(_, e)| e.kind.type_name()).collect::<Vec<&str>>() as _,
-        &rows.iter().map(|(_, e)| e.user_id.as_str()).collect::<Vec<&str>>() as _,
-        &rows.iter().map(|(_, e)| e.data.as_str()).collect::<Vec<&str>>() as _,
-    )
-    .fetch_all(conn)
-    .await?;
-    let fresh: usize = inserted.iter().map(|partition| partition.offsets.len()).sum();
-    if fresh == rows.len() || failpoint::is_off(Guard::EventKey) {
-        return Ok(Fresh::All);
+    let twice =
+        rows.windows(2).any(|two| (two[0].1.id, two[0].1.time) == (two[1].1.id, two[1].1.time));
+    match mode {
+        Mode::AllNew if twice => Ok(Inserted::Duplicate),
+        Mode::AllNew => Columns::of(batch, &rows).insert_all(conn).await,
+        Mode::Missing => {
+            let inserted = Columns::of(batch, &rows).insert_missing(conn).await?;
+            Ok(Inserted::Done(fresh(batch, &rows, inserted)))
+        }
+    }
+}
+
+/// The columns of an insert, of one length because they are made of the same rows.
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    times: Vec<OffsetDateTime>,
+    offsets: Vec<i64>,
+    sequences: Vec<Option<i64>>,
+    partitions: Vec<i32>,
+    topics: Vec<&'a str>,
+    sources: Vec<&'a str>,
+    types: Vec<&'a str>,
+    users: Vec<&'a str>,
+    data: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a Batch, rows: &[(usize, &'a Event)]) -> Self {
+        let source = |index: usize| &batch.ranges[batch.items[index].range].source;
+        Self {
+            ids: rows.iter().map(|(_, e)| e.id.0).collect(),
+            times: rows.iter().map(|(_, e)| e.time).collect(),
+            offsets: rows.iter().map(|(i, _)| batch.items[*i].record.offset.0).collect(),
+            sequences: rows.iter().map(|(_, e)| e.sequence.map(Sequence::get)).collect(),
+            partitions: rows.iter().map(|(i, _)| source(*i).partition).collect(),
+            topics: rows.iter().map(|(i, _)| source(*i).topic.as_ref()).collect(),
+            sources: rows.iter().map(|(_, e)| e.source.as_ref()).collect(),
+            types: rows.iter().map(|(_, e)| e.kind.type_name()).collect(),
+            users: rows.iter().map(|(_, e)| e.user_id.as_str()).collect(),
+            data: rows.iter().map(|(_, e)| e.data.as_str()).collect(),
+        }
+    }
+
+    /// UNNEST in the select list streams its rows; in FROM it would first store them all.
+    async fn insert_all(&self, conn: &mut PgConnection) -> sqlx::Result<Inserted> {
+        let result = sqlx::query!(
+            r#"INSERT INTO user_events (event_id, occurred_at, kafka_offset, sequence,
+                                        kafka_partition, kafka_topic, source, type, user_id, data)
+               SELECT UNNEST($1::uuid[]), UNNEST($2::timestamptz[]), UNNEST($3::bigint[]),
+                      UNNEST($4::bigint[]), UNNEST($5::int[]), UNNEST($6::text[]),
+                      UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]),
+                      UNNEST($10::text[])::jsonb"#,
+            &self.ids,
+            &self.times,
+            &self.offsets,
+            &self.sequences as _,
+            &self.partitions,
+            &self.topics as _,
+            &self.sources as _,
+            &self.types as _,
+            &self.users as _,
+            &self.data as _,
+        )
+        .execute(conn)
+        .await;
+        match result {
+            Ok(_) => Ok(Inserted::Done(Fresh::All)),
+            Err(error) if is_duplicate(&error) => Ok(Inserted::Duplicate),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Answers the positions of what was inserted, by partition.
+    ///
+    /// What RETURNING gives back is fresh, always (gathered into one row a partition, for
+    /// thousands of rows cost the client more than the server): after a rewind the stored
+    /// positions would make every redelivered record look new.
+    async fn insert_missing(&self, conn: &mut PgConnection) -> sqlx::Result<Vec<Positions>> {
+        sqlx::query_as!(
+            Positions,
+            r#"WITH fresh AS (
+               INSERT INTO user_events (event_id, occurred_at, kafka_offset, sequence,
+                                        kafka_partition, kafka_topic, source, type, user_id, data)
+               SELECT UNNEST($1::uuid[]), UNNEST($2::timestamptz[]), UNNEST($3::bigint[]),
+                      UNNEST($4::bigint[]), UNNEST($5::int[]), UNNEST($6::text[]),
+                      UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]),
+                      UNNEST($10::text[])::jsonb
+               ON CONFLICT DO NOTHING
+               RETURNING kafka_topic, kafka_partition, kafka_offset)
+               SELECT kafka_topic AS "topic!", kafka_partition AS "partition!",
+                      array_agg(kafka_offset) AS "offsets!"
+               FROM fresh GROUP BY kafka_topic, kafka_partition"#,
+            &self.ids,
+            &self.times,
+            &self.offsets,
+            &self.sequences as _,
+            &self.partitions,
+            &self.topics as _,
+            &self.sources as _,
+            &self.types as _,
+            &self.users as _,
+            &self.data as _,
+        )
+        .fetch_all(conn)
+        .await
+    }
+}
+
+/// Offsets inserted of one partition.
+struct Positions {
+    topic: String,
+    partition: i32,
+    offsets: Vec<i64>,
+}
+
+/// The ledger has one unique constraint, its key.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+}
+
+/// Which rows the answer names.
+fn fresh(batch: &Batch, rows: &[(usize, &Event)], inserted: Vec<Positions>) -> Fresh {
+    let count: usize = inserted.iter().map(|partition| partition.offsets.len()).sum();
+    if count == rows.len() || failpoint::is_off(Guard::EventKey) {
+        return Fresh::All;
     }
     let by_position: HashMap<(&str, i32, i64), usize> = rows
         .iter()
         .map(|(i, _)| {
-            let source = source(*i);
+            let source = &batch.ranges[batch.items[*i].range].source;
             let offset = batch.items[*i].record.offset.0;
             ((source.topic.as_ref(), source.partition, offset), *i)
         })
         .collect();
-    let fresh = inserted.iter().flat_map(|row| {
+    let positions = inserted.iter().flat_map(|row| {
         let source = (row.topic.as_str(), row.partition);
         row.offsets.iter().map(move |offset| (source.0, source.1, *offset))
     });
-    let fresh = fresh.filter_map(|position| by_position.get(&position).copied());
-    Ok(Fresh::Only(fresh.collect()))
+    Fresh::Only(positions.filter_map(|position| by_position.get(&position).copied()).collect())
 }
 
 /// The batch's events with their index in [`Batch::items`], in arrival order.

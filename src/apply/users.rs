@@ -240,8 +240,8 @@ impl<'a> Rows<'a> {
         }
         sqlx::query!(
             r#"INSERT INTO users AS u (user_id, sequence, created_at, last_event_at, event_count)
-               SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[],
-                                    $5::bigint[])
+               SELECT UNNEST($1::text[]), UNNEST($2::bigint[]), UNNEST($3::timestamptz[]),
+                      UNNEST($4::timestamptz[]), UNNEST($5::bigint[])
                ON CONFLICT (user_id) DO UPDATE
                SET sequence = COALESCE(excluded.sequence, u.sequence),
                    last_event_at = GREATEST(u.last_event_at, excluded.last_event_at),
@@ -265,11 +265,9 @@ impl<'a> Rows<'a> {
         sqlx::query!(
             r#"INSERT INTO users AS u (user_id, sequence, created_at, last_event_at, event_count,
                                        updated_at, profile)
-               SELECT w.user_id, w.sequence, w.created_at, w.last_event_at, w.events, w.updated_at,
-                      w.profile::jsonb
-               FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[],
-                           $5::bigint[], $6::timestamptz[], $7::text[])
-                 AS w(user_id, sequence, created_at, last_event_at, events, updated_at, profile)
+               SELECT UNNEST($1::text[]), UNNEST($2::bigint[]), UNNEST($3::timestamptz[]),
+                      UNNEST($4::timestamptz[]), UNNEST($5::bigint[]), UNNEST($6::timestamptz[]),
+                      UNNEST($7::text[])::jsonb
                ON CONFLICT (user_id) DO UPDATE
                SET sequence = COALESCE(excluded.sequence, u.sequence),
                    last_event_at = GREATEST(u.last_event_at, excluded.last_event_at),
@@ -300,12 +298,9 @@ impl<'a> Rows<'a> {
         sqlx::query!(
             r#"INSERT INTO users AS u (user_id, sequence, created_at, last_event_at, event_count,
                                        updated_at, deleted_at, profile)
-               SELECT w.user_id, w.sequence, w.created_at, w.last_event_at, w.events, w.updated_at,
-                      w.deleted_at, w.profile::jsonb
-               FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[],
-                           $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::text[])
-                 AS w(user_id, sequence, created_at, last_event_at, events, updated_at, deleted_at,
-                      profile)
+               SELECT UNNEST($1::text[]), UNNEST($2::bigint[]), UNNEST($3::timestamptz[]),
+                      UNNEST($4::timestamptz[]), UNNEST($5::bigint[]), UNNEST($6::timestamptz[]),
+                      UNNEST($7::timestamptz[]), UNNEST($8::text[])::jsonb
                ON CONFLICT (user_id) DO UPDATE
                SET sequence = COALESCE(excluded.sequence, u.sequence),
                    last_event_at = GREATEST(u.last_event_at, excluded.last_event_at),
@@ -336,8 +331,9 @@ impl<'a> Rows<'a> {
         sqlx::query!(
             r#"INSERT INTO users AS u (user_id, sequence, created_at, last_event_at, event_count,
                                        updated_at, deleted_at)
-               SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[],
-                                    $5::bigint[], $6::timestamptz[], $7::timestamptz[])
+               SELECT UNNEST($1::text[]), UNNEST($2::bigint[]), UNNEST($3::timestamptz[]),
+                      UNNEST($4::timestamptz[]), UNNEST($5::bigint[]), UNNEST($6::timestamptz[]),
+                      UNNEST($7::timestamptz[])
                ON CONFLICT (user_id) DO UPDATE
                SET sequence = COALESCE(excluded.sequence, u.sequence),
                    last_event_at = GREATEST(u.last_event_at, excluded.last_event_at),

@@ -7,7 +7,7 @@ use time::Date;
 use crate::apply::batch::{Batch, Content, OffsetRange};
 use crate::apply::claims::{self, Claim, Fenced, Holder};
 use crate::apply::dead_letters::{self, Caps, DeadLetter};
-use crate::apply::ledger::{self, Month};
+use crate::apply::ledger::{self, Inserted, Mode, Month};
 use crate::apply::outcome::{Applied, ApplyError, Outcome, Resolution};
 use crate::apply::session::{Session, SessionOptions};
 use crate::apply::users::{self, LockFirst};
@@ -54,8 +54,20 @@ enum Checked {
     Changed,
 }
 
+/// What writing a batch, up to its COMMIT, came to.
+enum Written {
+    All(Applied),
+    /// These partitions are no longer under our newest claim.
+    Fenced(Vec<TopicPartition>),
+    /// An event is in the ledger already, which was not expected.
+    Duplicate,
+}
+
 /// After a deadlock, so many batches lock all their users before they write.
 const CAREFUL_BATCHES: u32 = 1000;
+/// After a duplicate, so many batches expect another one: retries and rewinds come in crowds, and a
+/// batch that meets one unprepared is written twice.
+const WARY_BATCHES: u32 = 100;
 
 /// A connection with a memory of which ledger months exist.
 pub struct Writer {
@@ -63,13 +75,14 @@ pub struct Writer {
     session: Session,
     months: HashSet<Date>,
     careful: u32,
+    wary: u32,
 }
 
 impl Writer {
     /// A writer that has not connected yet.
     pub fn new(options: WriterOptions) -> Self {
         let session = Session::new(options.session.clone());
-        Self { options, session, months: HashSet::new(), careful: 0 }
+        Self { options, session, months: HashSet::new(), careful: 0, wary: 0 }
     }
 
     /// Applies a batch in one transaction.
@@ -82,16 +95,26 @@ impl Writer {
             Ok(Checked::Changed) => return Outcome::Changed,
             Err(error) => return self.failed(error).await,
         }
-        let applied = match self.write(batch).await {
-            Ok(Ok(applied)) => applied,
-            Ok(Err(fenced)) => return self.judge_fenced(batch, fenced).await,
-            Err(error) => return self.failed(error).await,
+        let applied = loop {
+            match self.write(batch).await {
+                Ok(Written::All(applied)) => break applied,
+                Ok(Written::Fenced(fenced)) => return self.judge_fenced(batch, fenced).await,
+                Ok(Written::Duplicate) => {
+                    self.wary = WARY_BATCHES;
+                    self.session.roll_back().await;
+                }
+                Err(error) => return self.failed(error).await,
+            }
         };
         failpoint::reach(Point::BeforeCommit);
         match self.session.commit().await {
             Ok(()) => {
                 failpoint::reach(Point::AfterCommit);
                 self.careful = self.careful.saturating_sub(1);
+                self.wary = match applied.duplicates {
+                    0 => self.wary.saturating_sub(1),
+                    _ => WARY_BATCHES,
+                };
                 Outcome::Applied(applied)
             }
             Err(error) if verdict::surely_not_committed(&error) => {
@@ -105,11 +128,9 @@ impl Writer {
         }
     }
 
-    /// Everything between BEGIN and COMMIT. The inner error names the fenced partitions.
-    async fn write(
-        &mut self,
-        batch: &Batch,
-    ) -> Result<Result<Applied, Vec<TopicPartition>>, ApplyError> {
+    /// Everything between BEGIN and COMMIT.
+    async fn write(&mut self, batch: &Batch) -> Result<Written, ApplyError> {
+        let mode = if self.wary > 0 { Mode::Missing } else { Mode::AllNew };
         let lock_first = if self.careful > 0 { LockFirst::All } else { LockFirst::Versioned };
         let mut conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
         failpoint::reach(Point::BeforeFence);
@@ -117,19 +138,20 @@ impl Writer {
             .await
             .map_err(ApplyError::at("fence"))?;
         if !fenced.is_empty() {
-            return Ok(Err(fenced));
+            return Ok(Written::Fenced(fenced));
         }
         failpoint::reach(Point::AfterFence);
         if failpoint::is_off(Guard::Transaction) {
             self.session.commit().await.map_err(ApplyError::at("half way"))?;
             conn = self.session.begin().await.map_err(ApplyError::at("half way"))?;
         }
-        let fresh = ledger::insert(conn, batch).await.map_err(ApplyError::at("ledger"))?;
+        let inserted = ledger::insert(conn, batch, mode).await.map_err(ApplyError::at("ledger"))?;
+        let Inserted::Done(fresh) = inserted else { return Ok(Written::Duplicate) };
         let stale = users::project(conn, batch, &fresh, lock_first)
             .await
             .map_err(ApplyError::at("users"))?;
         dead_letters::insert(conn, batch).await.map_err(ApplyError::at("dead letters"))?;
-        Ok(Ok(count(batch, &fresh, stale)))
+        Ok(Written::All(count(batch, &fresh, stale)))
     }
 
     /// Claims partitions for this worker, fencing every earlier owner.
