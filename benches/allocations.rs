@@ -27,8 +27,8 @@ fn records(binary: f64, profile: f64) -> Vec<RawRecord> {
                 source: source.clone(),
                 offset: RecordOffset(offset as i64),
                 timestamp_ms: Some(0),
-                key: Some(generated.key),
-                value: generated.value,
+                key: Some(generated.key.into()),
+                value: generated.value.map(Into::into),
                 headers: generated.headers,
             }
         };

@@ -25,8 +25,8 @@ fn record(value: String, headers: Vec<Header>) -> RawRecord {
         source: TopicPartition::new("user-events", 0),
         offset: RecordOffset(1),
         timestamp_ms: Some(0),
-        key: Some(b"user-000123456".to_vec()),
-        value: Some(value.into_bytes()),
+        key: Some("user-000123456".into()),
+        value: Some(value.into()),
         headers,
     }
 }
@@ -41,7 +41,7 @@ fn structured() -> RawRecord {
 fn binary() -> RawRecord {
     let header = |(name, value): &(&str, &str)| Header {
         name: format!("ce_{name}"),
-        value: Some(value.as_bytes().to_vec()),
+        value: Some(value.to_string().into()),
     };
     record(DATA.to_owned(), ATTRIBUTES.iter().map(header).collect())
 }

@@ -108,8 +108,8 @@ fn logs(mix: Mix, count: u64, partitions: i32) -> Result<Vec<VecDeque<RawRecord>
             source: TopicPartition::new(topic.clone(), i32::try_from(partition)?),
             offset: RecordOffset(i64::try_from(log.len())?),
             timestamp_ms: Some(0),
-            key: Some(generated.key),
-            value: generated.value,
+            key: Some(generated.key.into()),
+            value: generated.value.map(Into::into),
             headers: generated.headers,
         });
     }

@@ -11,8 +11,8 @@ pub fn decode(key: Vec<u8>, value: Vec<u8>, headers: Vec<Header>) {
         source: TopicPartition::new("t", 0),
         offset: RecordOffset(0),
         timestamp_ms: Some(0),
-        key: Some(key),
-        value: Some(value),
+        key: Some(key.into()),
+        value: Some(value.into()),
         headers,
     };
     let rules = Rules {

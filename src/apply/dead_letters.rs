@@ -30,14 +30,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn of(bytes: Option<Vec<u8>>, cap: usize) -> Self {
-        let length = bytes.as_ref().map_or(0, Vec::len);
-        let sha256 = bytes.as_ref().filter(|_| length > cap).map(|b| Sha256::digest(b).to_vec());
-        let bytes = bytes.map(|mut b| {
-            b.truncate(cap);
-            b.shrink_to_fit();
-            b
-        });
+    /// A copy, so that what is kept does not hold on to the whole record.
+    fn of(bytes: Option<&[u8]>, cap: usize) -> Self {
+        let length = bytes.map_or(0, <[u8]>::len);
+        let sha256 = bytes.filter(|_| length > cap).map(|b| Sha256::digest(b).to_vec());
+        let bytes = bytes.map(|b| b[..cap.min(length)].to_vec());
         Self { bytes, length: i32::try_from(length).unwrap_or(i32::MAX), sha256 }
     }
 }
@@ -75,8 +72,8 @@ impl DeadLetter {
         Self {
             rejection,
             sqlstate: None,
-            key: Kept::of(record.key, caps.key),
-            value: Kept::of(record.value, caps.value),
+            key: Kept::of(record.key.as_deref(), caps.key),
+            value: Kept::of(record.value.as_deref(), caps.value),
             headers,
             headers_length,
             headers_sha256,

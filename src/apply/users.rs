@@ -1,7 +1,6 @@
 //! The projection: stale events filtered, the rest folded per user, one row write per user.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -52,33 +51,29 @@ fn fold<'a>(
 ) -> (Vec<(&'a UserId, UserChange)>, u64) {
     let mut gates: HashMap<&UserId, SequenceGate> =
         last.into_iter().map(|(user, last)| (user, SequenceGate::new(last))).collect();
-    let mut changes: HashMap<&UserId, UserChange> = HashMap::with_capacity(events.len());
     let mut stale = 0;
-    for event in events {
+    let mut change = |event: &Event| {
         let verdict = match gates.get_mut(&event.user_id) {
             Some(gate) => gate.admit(event.sequence),
             None => Verdict::Fresh,
         };
-        let change = match verdict {
+        match verdict {
             Verdict::Fresh => UserChange::of(event),
             Verdict::Stale => {
                 stale += 1;
                 UserChange::stale(event)
             }
-        };
-        match changes.entry(&event.user_id) {
-            Entry::Occupied(entry) => {
-                let (user, before) = entry.remove_entry();
-                changes.insert(user, before.then(change));
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(change);
-            }
         }
-    }
-    let mut changes: Vec<_> = changes.into_iter().collect();
-    changes.sort_unstable_by_key(|(user, _)| *user);
-    (changes, stale)
+    };
+    // Sorting keeps the order of a user's events.
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| &event.user_id);
+    let of_one_user = events.chunk_by(|one, other| one.user_id == other.user_id);
+    let changes = of_one_user.filter_map(|events| {
+        let folded = events.iter().map(|event| change(event)).reduce(UserChange::then)?;
+        Some((&events[0].user_id, folded))
+    });
+    (changes.collect(), stale)
 }
 
 /// Locks the users whose fresh events carry a `sequence`, and reads where theirs stands.

@@ -172,7 +172,7 @@ mod tests {
             offset: RecordOffset(0),
             timestamp_ms: None,
             key: None,
-            value: Some(vec![0; bytes]),
+            value: Some(vec![0; bytes].into()),
             headers: vec![],
         };
         Delivery::Record(Generation(1), record)

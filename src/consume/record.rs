@@ -3,20 +3,24 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Headers};
 
 use crate::event::{Header, RawRecord};
 use crate::types::{RecordOffset, TopicPartition};
 
-/// Copies a message out of librdkafka's memory.
+/// Copies a message out of librdkafka's memory: key and value into one buffer.
 pub(super) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> RawRecord {
+    let (key, value) = (message.key(), message.payload());
+    let bytes = Bytes::from([key.unwrap_or_default(), value.unwrap_or_default()].concat());
+    let middle = key.map_or(0, <[u8]>::len);
     RawRecord {
         source: TopicPartition::new(topic.clone(), message.partition()),
         offset: RecordOffset(message.offset()),
         timestamp_ms: message.timestamp().to_millis().filter(|ms| *ms >= 0),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
+        key: key.map(|_| bytes.slice(..middle)),
+        value: value.map(|_| bytes.slice(middle..)),
         headers: headers(message),
     }
 }
@@ -29,7 +33,7 @@ fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
     let header = |index| {
         catch_unwind(AssertUnwindSafe(|| {
             let header = headers.get(index);
-            Header { name: header.key.to_owned(), value: header.value.map(<[u8]>::to_vec) }
+            Header { name: header.key.to_owned(), value: header.value.map(Bytes::copy_from_slice) }
         }))
         .unwrap_or_else(|_| Header { name: "(name is not UTF-8)".to_owned(), value: None })
     };

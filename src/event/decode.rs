@@ -132,15 +132,17 @@ fn event(
     let id = envelope.required(Attribute::Id, &envelope.id, MAX_REFERENCE)?;
     let source = envelope.required(Attribute::Source, &envelope.source, MAX_REFERENCE)?;
     let kind = envelope.required(Attribute::Type, &envelope.kind, MAX_TYPE)?;
-    let user_id = envelope.user(record.key.as_deref())?;
+    let user_id = envelope.user(record)?;
     let time = envelope.time(rules, now)?;
     let sequence = envelope.sequence()?;
-    let data = envelope.data.map(JsonObject::of).transpose()?;
+    let keep = |text| record.share(text);
+    let data = envelope.data.map(|data| JsonObject::of(data, |text| keep(text.into())));
+    let data = data.transpose()?;
     Ok(Event {
         id: EventId::of(source, id),
         time,
-        source: source.into(),
-        kind: EventKind::from_type(kind),
+        source: keep(source.clone()),
+        kind: EventKind::from_type(keep(kind.clone())),
         user_id,
         sequence,
         data: data.unwrap_or_else(JsonObject::empty),
@@ -148,7 +150,7 @@ fn event(
     })
 }
 
-impl Envelope<'_> {
+impl<'a> Envelope<'a> {
     fn label(&self, attribute: Attribute) -> String {
         self.binding.label(attribute)
     }
@@ -166,9 +168,9 @@ impl Envelope<'_> {
     fn required<'t>(
         &self,
         attribute: Attribute,
-        text: &'t Option<Cow<'_, str>>,
+        text: &'t Option<Cow<'a, str>>,
         limit: usize,
-    ) -> Result<&'t str, Rejection> {
+    ) -> Result<&'t Cow<'a, str>, Rejection> {
         let Some(text) = text else {
             let advice = format!("Send 1 to {limit} bytes without control characters.");
             return Err(self.missing(attribute, &advice));
@@ -178,11 +180,11 @@ impl Envelope<'_> {
     }
 
     /// `subject` names the user; when absent, the record key does.
-    fn user(&self, key: Option<&[u8]>) -> Result<UserId, Rejection> {
-        match (&self.subject, key) {
-            (Some(subject), _) => UserId::new(subject.as_ref())
+    fn user(&self, record: &RawRecord) -> Result<UserId, Rejection> {
+        match (&self.subject, &record.key) {
+            (Some(subject), _) => UserId::new(record.share(subject.clone()))
                 .map_err(|flaw| bad_text(&self.label(Attribute::Subject), UserId::MAX_BYTES, flaw)),
-            (None, Some(key)) if !key.is_empty() => user_from_key(key),
+            (None, Some(key)) if !key.is_empty() => user_from_key(record, key),
             _ => Err(self.missing(
                 Attribute::Subject,
                 "Send the user id there or as the record key, which is empty too.",
@@ -222,7 +224,7 @@ fn deletion(record: &RawRecord, rules: &Rules, now: OffsetDateTime) -> Result<Ev
         Rejection::new(Reason::EmptyValue, detail)
     };
     let key = record.key.as_deref().filter(|key| !key.is_empty()).ok_or_else(|| unusable("key"))?;
-    let user_id = user_from_key(key)?;
+    let user_id = user_from_key(record, key)?;
     let timestamp = record.timestamp_ms.ok_or_else(|| unusable("timestamp"))?;
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(timestamp) * 1_000_000)
         .map_err(|_| BEYOND.to_owned())
@@ -244,10 +246,10 @@ fn deletion(record: &RawRecord, rules: &Rules, now: OffsetDateTime) -> Result<Ev
 }
 
 /// Takes the record key as user id.
-fn user_from_key(key: &[u8]) -> Result<UserId, Rejection> {
+fn user_from_key(record: &RawRecord, key: &[u8]) -> Result<UserId, Rejection> {
     let label = "The record key, taken as user id,";
     let text = utf8(|| label.to_owned(), key)?;
-    UserId::new(text).map_err(|flaw| bad_text(label, UserId::MAX_BYTES, flaw))
+    UserId::new(record.share(text.into())).map_err(|flaw| bad_text(label, UserId::MAX_BYTES, flaw))
 }
 
 /// Explains a text that breaks its rule. `label` begins the sentence.

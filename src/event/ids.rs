@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytestring::ByteString;
 use uuid::Uuid;
 
 use super::text::{self, TextFlaw};
@@ -48,14 +49,14 @@ impl fmt::Display for EventId {
 ///
 /// `Debug` shows the length only: a user id is personal data.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(String);
+pub struct UserId(ByteString);
 
 impl UserId {
     /// The greatest length, in bytes.
     pub const MAX_BYTES: usize = 255;
 
     /// Takes a text as user id. Errors say what is wrong without quoting it.
-    pub fn new(text: impl Into<String>) -> Result<Self, TextFlaw> {
+    pub fn new(text: impl Into<ByteString>) -> Result<Self, TextFlaw> {
         let text = text.into();
         text::check(&text, Self::MAX_BYTES)?;
         Ok(Self(text))
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn users_are_ordered_by_bytes() {
-        let user = |text: &str| UserId::new(text).unwrap();
+        let user = |text: &str| UserId::new(text.to_owned()).unwrap();
         assert!(user("Z") < user("a") && user("z") < user("ä") && user("a") < user("a0"));
         assert_eq!(UserId::new("x".repeat(255)).unwrap().as_str().len(), 255);
         let too_long = Err(TextFlaw::TooLong { length: 256, limit: 255 });

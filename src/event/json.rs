@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
+use bytestring::ByteString;
 use serde_json::value::RawValue;
 
 use super::rejection::{Reason, Rejection};
@@ -15,7 +16,7 @@ use super::rejection::{Reason, Rejection};
 ///
 /// `Debug` shows the length only: profiles are personal data.
 #[derive(Clone, PartialEq, Eq)]
-pub struct JsonObject(Box<str>);
+pub struct JsonObject(ByteString);
 
 impl JsonObject {
     /// How deep arrays and objects may nest, the object itself being the first level.
@@ -36,11 +37,15 @@ impl JsonObject {
 
     /// Takes a text as data. Positions in errors are bytes, counted from the first of the text.
     pub fn parse(text: &str) -> Result<Self, Rejection> {
-        serde_json::from_str(text).map_err(|error| syntax("`data`", &error)).and_then(Self::of)
+        let value = serde_json::from_str(text).map_err(|error| syntax("`data`", &error))?;
+        Self::of(value, |text| text.to_owned().into())
     }
 
-    /// Takes a value whose syntax is known to be JSON's.
-    pub(super) fn of(value: &RawValue) -> Result<Self, Rejection> {
+    /// Takes a value whose syntax is known to be JSON's. `keep` makes its text last.
+    pub(super) fn of<'a>(
+        value: &'a RawValue,
+        keep: impl FnOnce(&'a str) -> ByteString,
+    ) -> Result<Self, Rejection> {
         let text = value.get();
         if !text.starts_with('{') {
             let detail = format!("`data` is {}. Send a JSON object in `data`.", type_of(text));
@@ -52,7 +57,7 @@ impl JsonObject {
             return Err(Rejection::new(Reason::TooLarge, detail));
         }
         match scan(text.as_bytes()) {
-            ControlFlow::Continue(()) => Ok(Self(text.into())),
+            ControlFlow::Continue(()) => Ok(Self(keep(text))),
             ControlFlow::Break(flaw) => Err(flaw.explain()),
         }
     }

@@ -39,7 +39,7 @@ fn batch(claim: &Claim, from: Option<i64>, at: i64) -> Batch {
         offset: RecordOffset(at),
         timestamp_ms: None,
         key: None,
-        value: event("u", &format!("e{at}"), "page.viewed").value(),
+        value: event("u", &format!("e{at}"), "page.viewed").value().map(Into::into),
         headers: vec![],
     };
     let rules = Rules {

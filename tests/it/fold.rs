@@ -62,13 +62,13 @@ fn decoded(builder: &EventBuilder) -> Event {
         source: TopicPartition::new("t", 0),
         offset: RecordOffset(0),
         timestamp_ms: None,
-        key: builder.key.clone(),
-        value: builder.value(),
+        key: builder.key.clone().map(Into::into),
+        value: builder.value().map(Into::into),
         headers: headers
             .iter()
             .map(|h| user_events_worker::event::Header {
                 name: h.key.to_owned(),
-                value: h.value.map(<[u8]>::to_vec),
+                value: h.value.map(|value| value.to_vec().into()),
             })
             .collect(),
     };

@@ -185,8 +185,8 @@ fn record(offset: usize, value: String) -> RawRecord {
         source: TopicPartition::new("t", 0),
         offset: RecordOffset(offset as i64),
         timestamp_ms: None,
-        key: Some(b"u".to_vec()),
-        value: Some(value.into_bytes()),
+        key: Some(b"u".as_slice().into()),
+        value: Some(value.into()),
         headers: vec![],
     }
 }

@@ -64,7 +64,7 @@ async fn insert(conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<()> {
         .bind(rows.iter().map(|(e, ..)| e.sequence.map(|s| s.get())).collect::<Vec<_>>())
         .bind(rows.iter().map(|(.., partition)| *partition).collect::<Vec<_>>())
         .bind(vec![topic; rows.len()])
-        .bind(rows.iter().map(|(e, ..)| e.source.as_ref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(e, ..)| &*e.source).collect::<Vec<_>>())
         .bind(rows.iter().map(|(e, ..)| e.kind.type_name()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(e, ..)| e.user_id.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(e, ..)| e.data.as_str()).collect::<Vec<_>>())

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::apply::{Batch, Content};
 use crate::batch::breaker::Mark;
 use crate::event::RawRecord;
@@ -33,8 +35,8 @@ impl Log {
             source: source(partition as i32),
             offset: RecordOffset(offset),
             timestamp_ms: Some(offset),
-            key: Some(b"u".to_vec()),
-            value: nature.value().map(<[u8]>::to_vec),
+            key: Some("u".into()),
+            value: nature.value().map(Bytes::copy_from_slice),
             headers: Vec::new(),
         };
         self.records.insert(offset, (nature, record));

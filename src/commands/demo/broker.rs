@@ -121,7 +121,8 @@ mod tests {
     }
 
     fn as_consumed(record: Generated) -> Consumed {
-        let headers = record.headers.into_iter().map(|h| (h.name, h.value)).collect();
+        let headers =
+            record.headers.into_iter().map(|h| (h.name, h.value.map(Vec::from))).collect();
         Consumed { key: record.key, value: record.value, headers }
     }
 

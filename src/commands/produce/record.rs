@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::event::{Header, Reason};
@@ -25,8 +26,11 @@ pub struct Generated {
 impl Generated {
     /// Payload bytes: key, value and headers.
     pub fn size(&self) -> usize {
-        let headers: usize =
-            self.headers.iter().map(|h| h.name.len() + h.value.as_ref().map_or(0, Vec::len)).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|h| h.name.len() + h.value.as_ref().map_or(0, Bytes::len))
+            .sum();
         self.key.len() + self.value.as_ref().map_or(0, Vec::len) + headers
     }
 }

@@ -37,7 +37,7 @@ fn mixed() -> Recipe {
 fn attribute(record: &Generated, name: &str) -> Option<String> {
     let header = record.headers.iter().find(|header| header.name == format!("ce_{name}"));
     if let Some(header) = header {
-        return String::from_utf8(header.value.clone().unwrap()).ok();
+        return String::from_utf8(header.value.clone().unwrap().into()).ok();
     }
     let value: Value = serde_json::from_slice(record.value.as_ref()?).ok()?;
     value.get(name)?.as_str().map(str::to_owned)
@@ -209,8 +209,8 @@ fn the_worker_takes_every_record_as_expected() {
             source: TopicPartition::new("user-events", 0),
             offset: RecordOffset(offset),
             timestamp_ms: None,
-            key: Some(record.key),
-            value: record.value,
+            key: Some(record.key.into()),
+            value: record.value.map(Into::into),
             headers: record.headers,
         };
         match decode(&raw, &rules, datetime!(2026-03-01 12:00 UTC)) {

@@ -35,7 +35,7 @@ fn limits_hold_to_the_byte() {
         let value = structured("");
         let padding = " ".repeat(size - value.len() - 5);
         let mut record = record(Some((value + &padding).as_bytes()), &[("h", b"v")]);
-        record.key = Some(b"key".into());
+        record.key = Some(b"key".as_slice().into());
         assert_eq!(record.size(), size);
         decode(&record, &rules, NOW)
     };

@@ -18,7 +18,7 @@ fn event(kind: &str, second: i64, sequence: Option<i64>, data: &str) -> Event {
         id: EventId::of("/test", "1"),
         time: at(second),
         source: "/test".into(),
-        kind: EventKind::from_type(kind),
+        kind: EventKind::from_type(kind.to_owned().into()),
         user_id: UserId::new("u").unwrap(),
         sequence: sequence.and_then(Sequence::new),
         data: JsonObject::parse(data).unwrap(),

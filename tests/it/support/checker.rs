@@ -306,7 +306,7 @@ fn event(meant: &Meant) -> Event {
         id: EventId(meant.id),
         time: meant.time,
         source: "/load".into(),
-        kind: EventKind::from_type(meant.kind),
+        kind: EventKind::from_type(meant.kind.to_owned().into()),
         user_id: UserId::new(meant.user.clone()).unwrap(),
         sequence: meant.sequence.map(|number| Sequence::new(number).unwrap()),
         data: JsonObject::parse(&meant.data.to_string()).unwrap(),
