@@ -107,21 +107,21 @@ async fn what_records_and_secrets_hold_shows_up_nowhere() {
     // An error that holds the batch, and is reported loudly.
     scene
         .execute(
-            "CREATE UNIQUE INDEX held ON users ((profile->>'email'));
+            "CREATE UNIQUE INDEX one_mail ON users ((profile->>'email'));
              DROP INDEX users_int4_idx",
         )
         .await;
     scene.send(&[personal("twice").with("subject", "kanarie-other")]).await;
     let status = eventually("the batch is held", async || {
         let (_, status) = worker.get("/status").await;
-        status.contains("held").then_some(status)
+        status.contains("one_mail").then_some(status)
     })
     .await;
     clean("/status", &status);
     let (_, page) = worker.get("/metrics").await;
     clean("/metrics", &page);
     clean("/readyz", &worker.get("/readyz").await.1);
-    scene.execute("DROP INDEX held").await;
+    scene.execute("DROP INDEX one_mail").await;
     scene.caught_up().await;
 
     let log = worker.log();

@@ -1,7 +1,7 @@
 //! `offsets show`.
 
 use super::{applied_and_stopped, events, halted};
-use crate::support::Scene;
+use crate::support::{Scene, eventually};
 
 #[tokio::test]
 async fn show_tells_the_truth_with_and_without_a_running_worker() {
@@ -15,7 +15,12 @@ async fn show_tells_the_truth_with_and_without_a_running_worker() {
 
     let worker = scene.worker().start().await;
     scene.caught_up().await;
-    let status = worker.status().await;
+    let status = eventually("nothing is unknown any more", async || {
+        let status = worker.status().await;
+        let partitions = status["partitions"].as_array()?;
+        partitions.iter().all(|p| !p["withheld_records"].is_null()).then_some(status)
+    })
+    .await;
     let shown = scene.shown().await;
     assert_eq!(shown.len(), 2);
     for (row, number) in shown.iter().zip(0..) {
