@@ -41,6 +41,8 @@ const POLL: Duration = Duration::from_millis(10);
 const HOLD: Duration = Duration::from_millis(250);
 /// How often a held-up poll looks whether there is room again.
 const LOOK: Duration = Duration::from_millis(1);
+/// Records taken one after the other before anything else is looked after.
+const BURST: usize = 64;
 /// How often the slower duties are looked after.
 const CHORES: Duration = Duration::from_millis(50);
 
@@ -231,18 +233,29 @@ impl PollLoop {
                 }
                 continue;
             }
-            let consumer = self.consumer.clone();
-            match consumer.poll(POLL) {
-                Some(Ok(message)) => self.on_message(&message),
-                Some(Err(error)) => {
-                    if let Some(stopped) = self.on_error(error) {
-                        return stopped;
-                    }
-                }
-                None => {}
+            if let Some(stopped) = self.take_records() {
+                return stopped;
             }
             self.take_events();
         }
+    }
+
+    /// Waits for a record, and takes those behind it that have come already.
+    fn take_records(&mut self) -> Option<Stopped> {
+        let consumer = self.consumer.clone();
+        let mut patience = POLL;
+        for _ in 0..BURST {
+            match consumer.poll(patience) {
+                Some(Ok(message)) => self.on_message(&message),
+                Some(Err(error)) => return self.on_error(error),
+                None => break,
+            }
+            if self.lanes.iter().any(|lane| !lane.held.is_empty()) {
+                break;
+            }
+            patience = Duration::ZERO;
+        }
+        None
     }
 
     /// Offers held records again; true while a lane that is not paused has no room.
