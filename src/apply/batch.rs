@@ -1,7 +1,7 @@
 //! The unit of work: records in arrival order, and the offset ranges they fill.
 
 use crate::apply::dead_letters::DeadLetter;
-use crate::event::{Event, RawRecord};
+use crate::event::{Event, Header, RawRecord};
 use crate::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
 /// What a record turned into. Exactly one of these is stored or counted for every record read.
@@ -19,12 +19,15 @@ impl Content {
     /// Bytes held, roughly.
     pub fn size(&self) -> usize {
         match self {
-            Content::Event(event, raw) => event.size() + raw.size(),
+            Content::Event(event, raw) => event.size() + raw.size() + raw.headers.len() * HEADER,
             Content::DeadLetter(letter) => letter.size(),
             Content::Skipped => 0,
         }
     }
 }
+
+/// Bytes that a header takes besides its text, roughly.
+const HEADER: usize = size_of::<Header>() + 64;
 
 /// One record of a batch.
 #[derive(Debug)]

@@ -44,7 +44,7 @@ pub(super) enum Mode {
 pub(super) enum Inserted {
     /// They are in the ledger; these were not there before.
     Done(Fresh),
-    /// One was there already, and nothing was to be. The transaction has failed: once more, with
+    /// One was there already, and none was to be. The transaction has failed: once more, with
     /// [`Mode::Missing`].
     Duplicate,
 }
@@ -63,16 +63,14 @@ pub(super) async fn insert(
         return Ok(Inserted::Done(Fresh::All));
     }
     rows.sort_by_key(|(index, event)| (event.id, event.time, *index));
+    // Of two equal ids one is a duplicate, whatever is there already.
     let twice =
         rows.windows(2).any(|two| (two[0].1.id, two[0].1.time) == (two[1].1.id, two[1].1.time));
-    match mode {
-        Mode::AllNew if twice => Ok(Inserted::Duplicate),
-        Mode::AllNew => Columns::of(batch, &rows).insert_all(conn).await,
-        Mode::Missing => {
-            let inserted = Columns::of(batch, &rows).insert_missing(conn).await?;
-            Ok(Inserted::Done(fresh(batch, &rows, inserted)))
-        }
+    if mode == Mode::AllNew && !twice {
+        return Columns::of(batch, &rows).insert_all(conn).await;
     }
+    let inserted = Columns::of(batch, &rows).insert_missing(conn).await?;
+    Ok(Inserted::Done(fresh(batch, &rows, inserted)))
 }
 
 /// The columns of an insert, of one length because they are made of the same rows.
@@ -178,7 +176,8 @@ struct Positions {
     offsets: Vec<i64>,
 }
 
-/// The ledger has one unique constraint, its key.
+/// The ledger's one unique constraint is its key. (Where somebody has added another, the second
+/// attempt tells.)
 fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }

@@ -95,12 +95,13 @@ impl Writer {
             Ok(Checked::Changed) => return Outcome::Changed,
             Err(error) => return self.failed(error).await,
         }
+        let mut mode = if self.wary > 0 { Mode::Missing } else { Mode::AllNew };
         let applied = loop {
-            match self.write(batch).await {
+            match self.write(batch, mode).await {
                 Ok(Written::All(applied)) => break applied,
                 Ok(Written::Fenced(fenced)) => return self.judge_fenced(batch, fenced).await,
                 Ok(Written::Duplicate) => {
-                    self.wary = WARY_BATCHES;
+                    mode = Mode::Missing;
                     self.session.roll_back().await;
                 }
                 Err(error) => return self.failed(error).await,
@@ -111,8 +112,9 @@ impl Writer {
             Ok(()) => {
                 failpoint::reach(Point::AfterCommit);
                 self.careful = self.careful.saturating_sub(1);
-                self.wary = match applied.duplicates {
-                    0 => self.wary.saturating_sub(1),
+                self.wary = match (applied.duplicates, applied.applied) {
+                    (0, 0) => self.wary,
+                    (0, _) => self.wary.saturating_sub(1),
                     _ => WARY_BATCHES,
                 };
                 Outcome::Applied(applied)
@@ -129,8 +131,7 @@ impl Writer {
     }
 
     /// Everything between BEGIN and COMMIT.
-    async fn write(&mut self, batch: &Batch) -> Result<Written, ApplyError> {
-        let mode = if self.wary > 0 { Mode::Missing } else { Mode::AllNew };
+    async fn write(&mut self, batch: &Batch, mode: Mode) -> Result<Written, ApplyError> {
         let lock_first = if self.careful > 0 { LockFirst::All } else { LockFirst::Versioned };
         let mut conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
         failpoint::reach(Point::BeforeFence);
