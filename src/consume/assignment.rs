@@ -15,8 +15,9 @@ use crate::types::{Epoch, Offset, TopicPartition};
 ///
 /// ```text
 /// Claiming -> Locating -> Ready -> Reading
-///     ^                              |  |
-///     +--------- Fenced <------------+  +-> Halted
+///     ^                             | | |
+///     +------ its log is in doubt --+ | +-> Halted
+///     +--------- Fenced <-------------+
 /// ```
 #[derive(Debug)]
 pub(super) enum Phase {

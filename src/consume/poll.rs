@@ -250,7 +250,7 @@ impl PollLoop {
                 Some(Err(error)) => return self.on_error(error),
                 None => break,
             }
-            if self.lanes.iter().any(|lane| !lane.held.is_empty()) {
+            if self.lanes.iter().any(|lane| !lane.paused && !lane.held.is_empty()) {
                 break;
             }
             patience = Duration::ZERO;

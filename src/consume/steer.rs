@@ -146,6 +146,13 @@ impl PollLoop {
                     Err(halt) => Some(halt),
                 }
             }
+            // It has been read since, so it is another one whose fetching stopped.
+            (Phase::Reading { recheck, .. }, Some(_))
+                if recheck.as_ref().is_some_and(|recheck| partition.next > recheck.at) =>
+            {
+                *recheck = None;
+                None
+            }
             (Phase::Reading { recheck: Some(Recheck { at, .. }), .. }, Some(ends)) => {
                 match start::within(*at, ends) {
                     // Fetching stopped somewhere; if here, then because the log was cut short
