@@ -148,6 +148,8 @@ impl KafkaConfig {
     pub fn consumer_properties(&self) -> BTreeMap<String, String> {
         let mut properties = self.connection_properties();
         let fetch_bytes = (self.prefetch_bytes.as_u64() / 8).clamp(64 << 10, 4 << 20);
+        // Not below librdkafka's message.max.bytes, which it insists on.
+        let response_bytes = (self.prefetch_bytes.as_u64() / 2).max(1 << 20);
         put(
             &mut properties,
             [
@@ -165,7 +167,7 @@ impl KafkaConfig {
                 // Memory stays within the prefetch plus one response of a broker.
                 ("queued.max.messages.kbytes", (self.prefetch_bytes.as_u64() >> 10).to_string()),
                 ("fetch.message.max.bytes", fetch_bytes.to_string()),
-                ("fetch.max.bytes", (self.prefetch_bytes.as_u64() / 2).to_string()),
+                ("fetch.max.bytes", response_bytes.to_string()),
                 // A full queue empties within milliseconds: look again soon, not after a second.
                 ("fetch.queue.backoff.ms", "10".to_owned()),
             ],

@@ -232,9 +232,10 @@ fn librdkafka_properties_pass_through_or_are_refused() {
 
 #[test]
 fn librdkafka_accepts_what_we_build() {
-    for protocol in ["classic", "consumer"] {
+    for (protocol, prefetch) in [("classic", "64KiB"), ("consumer", "1GiB")] {
         let env = [
             ("WORKER_KAFKA__GROUP_PROTOCOL", protocol),
+            ("WORKER_KAFKA__PREFETCH_BYTES", prefetch),
             ("WORKER_KAFKA__GROUP_INSTANCE_ID", "pod-0"),
             ("WORKER_KAFKA__SECURITY_PROTOCOL", "sasl_ssl"),
             ("WORKER_KAFKA__SASL_MECHANISM", "SCRAM-SHA-512"),
