@@ -66,10 +66,11 @@ pub(super) async fn insert(
     // Of two equal ids one is a duplicate, whatever is there already.
     let twice =
         rows.windows(2).any(|two| (two[0].1.id, two[0].1.time) == (two[1].1.id, two[1].1.time));
+    let columns = Columns::of(batch, &rows);
     if mode == Mode::AllNew && !twice {
-        return Columns::of(batch, &rows).insert_all(conn).await;
+        return columns.insert_all(conn).await;
     }
-    let inserted = Columns::of(batch, &rows).insert_missing(conn).await?;
+    let inserted = columns.insert_missing(conn).await?;
     Ok(Inserted::Done(fresh(batch, &rows, inserted)))
 }
 
