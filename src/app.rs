@@ -4,6 +4,8 @@
 //! cluster id), then whose schema it is, then lanes, then polling. Stop: readiness drops, polling
 //! stops reading, lanes finish, offsets are mirrored, the group is left, HTTP ends last.
 
+mod prepare;
+
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,15 +21,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::apply::identity::{self, Identity};
-use crate::apply::{Caps, Session, SessionOptions, Writer, WriterOptions, migrate};
-use crate::batch::{
-    self, BreakerLimits, Lane, LaneHandle, LaneOptions, Limits, Retry, RetryOptions,
-};
+use crate::apply::{Caps, SessionOptions, Writer, WriterOptions};
+use crate::batch::{self, BreakerLimits, Lane, LaneHandle, LaneOptions, Limits, RetryOptions};
 use crate::config::{Config, PostgresConfig};
-use crate::consume::{self, Client, PollOptions, PollThread, Stopped, WorkerConsumer};
+use crate::consume::{Client, PollOptions, PollThread, Stopped};
 use crate::event::Rules;
-use crate::observe::board::{self, Health, Lifecycle, StatusBoard};
+use crate::observe::board::{self, Lifecycle, StatusBoard};
 use crate::observe::http::{self, HttpState};
 use crate::observe::metrics::{self, PipelineMetrics};
 use crate::observe::rate_limit::LogGate;
@@ -36,8 +35,6 @@ use crate::observe::rate_limit::LogGate;
 const QUEUE_RECORDS: usize = 2048;
 /// How often months are prepared ahead of time.
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
-/// How long one try to reach a broker may take at start.
-const GREETING: Duration = Duration::from_secs(3);
 
 /// A worker at work.
 pub struct RunningWorker {
@@ -171,107 +168,6 @@ impl Work {
         let result = self.work(prepared).await;
         housekeeping.abort();
         result
-    }
-
-    /// Waits for Postgres and Kafka, migrates, and makes sure that the schema is ours.
-    async fn prepare(&mut self) -> anyhow::Result<Client> {
-        self.prepare_schema().await?;
-        let (context, _events) = consume::Context::new();
-        let greeter = consume::consumer(&self.config.kafka.consumer_properties(), context)?;
-        let cluster = self.greet_kafka(&Arc::new(greeter)).await?;
-        self.settle_identity(cluster).await?;
-        Ok(Client::new(self.config.kafka.worker_properties())?)
-    }
-
-    async fn prepare_schema(&mut self) -> anyhow::Result<()> {
-        let mut retry = Retry::new(self.retry_options());
-        loop {
-            match self.schema_ready().await {
-                Ok(()) => {
-                    (0..self.config.batch.lanes).for_each(|l| self.board.postgres(l, Health::Up));
-                    return Ok(());
-                }
-                // Whatever it is (away, no grant yet, migration under way), it may be mended
-                // while we wait; nothing has been read so far.
-                Err(error) => {
-                    let wait = retry.after_misconfiguration();
-                    let reason = format!("{error:#}");
-                    if let Some(suppressed) = self.log.pass("postgres") {
-                        warn!(
-                            error = reason,
-                            ?wait,
-                            suppressed,
-                            "postgres is not ready, waiting for it"
-                        );
-                    }
-                    self.board.postgres(0, Health::down(reason));
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
-    }
-
-    async fn schema_ready(&self) -> anyhow::Result<()> {
-        if self.config.postgres.migrate {
-            migrate::migrate(&self.session).await.context("migrating the schema")?;
-        } else {
-            let mut session = Session::new(self.session.clone());
-            let conn = session.begin().await?;
-            let latest = migrate::require_latest(conn, &self.session.schema).await?;
-            session.commit().await?;
-            latest?;
-        }
-        self.prepare_months().await
-    }
-
-    async fn prepare_months(&self) -> anyhow::Result<()> {
-        let mut writer = Writer::new(self.writer_options());
-        let months = months_from(OffsetDateTime::now_utc(), self.config.ledger.months_ahead);
-        Ok(writer.prepare_months(&months).await?)
-    }
-
-    /// Asks Kafka for its cluster id until it answers.
-    async fn greet_kafka(&self, consumer: &Arc<WorkerConsumer>) -> anyhow::Result<String> {
-        let mut retry = Retry::new(self.retry_options());
-        loop {
-            let asked = consumer.clone();
-            let answer =
-                tokio::task::spawn_blocking(move || consume::cluster_id(&asked, GREETING)).await?;
-            if let Some(cluster) = answer {
-                self.board.kafka(Health::Up);
-                return Ok(cluster);
-            }
-            let wait = retry.after_outage();
-            let brokers = &self.config.kafka.bootstrap_servers;
-            let reason = format!("no broker answers at {brokers}");
-            if let Some(suppressed) = self.log.pass("kafka") {
-                warn!(brokers, ?wait, suppressed, "no broker answers, waiting for kafka");
-            }
-            self.board.kafka(Health::down(reason));
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    async fn settle_identity(&self, cluster: String) -> anyhow::Result<()> {
-        let ours = Identity { group: self.config.kafka.group_id.clone(), cluster };
-        let mut retry = Retry::new(self.retry_options());
-        loop {
-            match identity::settle(&self.session, &ours).await {
-                Ok(settled) => return Ok(settled?),
-                Err(error) => {
-                    let wait = retry.after_outage();
-                    if let Some(suppressed) = self.log.pass("identity") {
-                        warn!(
-                            %error,
-                            ?wait,
-                            suppressed,
-                            "postgres went away during start, waiting for it"
-                        );
-                    }
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
     }
 
     async fn work(&mut self, client: Client) -> anyhow::Result<()> {
