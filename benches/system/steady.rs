@@ -88,20 +88,21 @@ async fn run(services: &Services, rate: u64, seconds: u64) -> Result<Run> {
     services.checkpoint().await?;
     let worker = Worker::start(services, &schema, &topic, None)?;
     let waiting = Waiting::default();
-    let load = |seconds| load(services, &topic, rate, seconds, &waiting);
     let (warmed_up, seen) = tokio::join!(
-        load(WARM_UP_SECONDS),
+        load(connect(services, &topic, &waiting)?, rate, WARM_UP_SECONDS),
         watch(&schema, &waiting, usize::try_from(rate * WARM_UP_SECONDS)?),
     );
-    warmed_up?;
+    let (producer, _) = warmed_up?;
     seen?;
 
     let (before, postgres, account) =
         (usage::cpu_seconds(worker.pid())?, services.postgres_cpu()?, worker.account().await?);
     let events = rate * seconds;
-    let (took, latencies) =
-        tokio::join!(load(seconds), watch(&schema, &waiting, usize::try_from(events)?));
-    let (took, mut latencies) = (took?, latencies?);
+    let (loaded, latencies) = tokio::join!(
+        load(producer, rate, seconds),
+        watch(&schema, &waiting, usize::try_from(events)?)
+    );
+    let ((_, took), mut latencies) = (loaded?, latencies?);
     let cpu = usage::cpu_seconds(worker.pid())? - before;
     let postgres = services.postgres_cpu()?.zip(postgres).map(|(after, before)| after - before);
     let now = worker.account().await?;
@@ -134,23 +135,20 @@ const CURVE: [f64; 14] =
 /// 1970), by partition, in order.
 type Waiting = Arc<Mutex<BTreeMap<i32, VecDeque<(i64, i64)>>>>;
 
-/// Answers how long it took.
-async fn load(
-    services: &Services,
-    topic: &str,
-    rate: u64,
-    seconds: u64,
-    waiting: &Waiting,
-) -> Result<Duration> {
-    let (properties, topic, waiting) =
-        (services.producer_properties(), topic.to_owned(), waiting.clone());
+/// A producer that notes what was acknowledged.
+fn connect(services: &Services, topic: &str, waiting: &Waiting) -> Result<Sender> {
+    let waiting = waiting.clone();
+    let delivered = move |delivered: Delivered| {
+        let mut waiting = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let produced = delivered.timestamp_ms.unwrap_or_default();
+        waiting.entry(delivered.partition).or_default().push_back((delivered.offset, produced));
+    };
+    Sender::observed(&services.producer_properties(), topic, Box::new(delivered))
+}
+
+/// Answers the producer, for more (connecting anew would be measured, too), and how long it took.
+async fn load(mut sender: Sender, rate: u64, seconds: u64) -> Result<(Sender, Duration)> {
     tokio::task::spawn_blocking(move || {
-        let delivered = move |delivered: Delivered| {
-            let mut waiting = waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let produced = delivered.timestamp_ms.unwrap_or_default();
-            waiting.entry(delivered.partition).or_default().push_back((delivered.offset, produced));
-        };
-        let mut sender = Sender::observed(&properties, &topic, Box::new(delivered))?;
         let records =
             workload::generator(Mix::Even.recipe())?.take(usize::try_from(rate * seconds)?);
         let began = Instant::now();
@@ -158,7 +156,7 @@ async fn load(
         sender.pump(records, |_| pace.pass(), |_| {})?;
         let took = began.elapsed();
         sender.settle(Duration::from_secs(30))?;
-        Ok(took)
+        Ok((sender, took))
     })
     .await?
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -18,6 +19,8 @@ use crate::consume::ClientError;
 
 /// How long the brokers may take to answer at the start.
 const FIRST_CONTACT: Duration = Duration::from_secs(10);
+/// How often deliveries are looked for while waiting.
+const SERVE: Duration = Duration::from_millis(1);
 /// How long to serve the queue when it is full, before trying again.
 const QUEUE_FULL: Duration = Duration::from_millis(10);
 
@@ -185,13 +188,16 @@ impl Sender {
     pub fn serve(&self, time: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         loop {
-            self.producer.poll(until.saturating_duration_since(Instant::now()));
+            self.producer.poll(Duration::ZERO);
             if let Some(error) = self.producer.context().failure.get() {
                 return Err(error.clone()).context("a record could not be delivered");
             }
-            if Instant::now() >= until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Ok(());
             }
+            // Asleep: rdkafka's own wait spins through its last millisecond, which is all of ours.
+            thread::sleep(left.min(SERVE));
         }
     }
 
