@@ -7,6 +7,7 @@ use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::apply::batch::{Batch, Content};
+use crate::apply::prepared::Statement;
 use crate::event::{Event, Sequence};
 use crate::failpoint::{self, Guard};
 
@@ -28,50 +29,86 @@ impl Fresh {
     }
 }
 
-/// How events go in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// As if none of them were there, which costs Postgres half as much. Right nearly always: the
-    /// fence has kept out what was applied before, so only a producer's retry or an operator's
-    /// rewind brings an event twice.
-    AllNew,
-    /// Those that are not there yet.
-    Missing,
-}
-
-/// What became of an insert.
-#[derive(Debug)]
+/// What became of an insert of events as if none of them were there, which costs Postgres half as
+/// much. Right nearly always: the fence has kept out what was applied before, so only a producer's
+/// retry or an operator's rewind brings an event twice.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
-    /// They are in the ledger; these were not there before.
-    Done(Fresh),
-    /// One was there already, and none was to be. The transaction has failed: once more, with
-    /// [`Mode::Missing`].
+    /// They are in the ledger; none was there before.
+    All,
+    /// One was there already. The transaction has failed: once more, by [`insert_missing`].
     Duplicate,
 }
 
-/// Inserts the batch's events.
-///
-/// Rows go in sorted by key, so that two writers with crossed ids wait for each other in one
-/// order, and so that of two equal ids in one batch the first wins.
-pub(super) async fn insert(
-    conn: &mut PgConnection,
-    batch: &Batch,
-    mode: Mode,
-) -> sqlx::Result<Inserted> {
-    let mut rows: Vec<(usize, &Event)> = events(batch).collect();
-    if rows.is_empty() {
-        return Ok(Inserted::Done(Fresh::All));
-    }
-    rows.sort_by_key(|(index, event)| (event.id, event.time, *index));
+/// The insert of all events of a batch, if it has any; `None` when one of them is there twice.
+pub(super) fn insert_of_all(batch: &Batch) -> Option<Option<Statement>> {
+    let rows = sorted(batch);
     // Of two equal ids one is a duplicate, whatever is there already.
-    let twice =
-        rows.windows(2).any(|two| (two[0].1.id, two[0].1.time) == (two[1].1.id, two[1].1.time));
-    let columns = Columns::of(batch, &rows);
-    if mode == Mode::AllNew && !twice {
-        return columns.insert_all(conn).await;
+    let key = |(_, event): &(usize, &Event)| (event.id, event.time);
+    if rows.windows(2).any(|two| key(&two[0]) == key(&two[1])) {
+        return None;
     }
-    let inserted = columns.insert_missing(conn).await?;
-    Ok(Inserted::Done(fresh(batch, &rows, inserted)))
+    Some((!rows.is_empty()).then(|| Columns::of(batch, &rows).insert_all()))
+}
+
+/// Runs what [`insert_of_all`] prepared.
+pub(super) async fn insert_all(
+    conn: &mut PgConnection,
+    insert: Statement,
+) -> sqlx::Result<Inserted> {
+    match insert.execute(conn).await {
+        Ok(_) => Ok(Inserted::All),
+        Err(error) if is_duplicate(&error) => Ok(Inserted::Duplicate),
+        Err(error) => Err(error),
+    }
+}
+
+/// Inserts those events that are not in the ledger yet.
+///
+/// Most of a batch may be there, after a rewind: those are looked up first, which costs a quarter of
+/// offering them. What another writer inserts meanwhile, the insert itself notices.
+pub(super) async fn insert_missing(conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<Fresh> {
+    let mut rows = sorted(batch);
+    let all = rows.len();
+    let known = known(conn, &rows).await?;
+    let mut known = known.into_iter().peekable();
+    let mut row = 0;
+    rows.retain(|_| {
+        row += 1;
+        known.next_if_eq(&row).is_none()
+    });
+    if rows.is_empty() {
+        return Ok(if all == 0 { Fresh::All } else { Fresh::Only(HashSet::new()) });
+    }
+    let inserted = Columns::of(batch, &rows).insert_missing(conn).await?;
+    Ok(fresh(batch, &rows, all, inserted))
+}
+
+/// The batch's events with their index, sorted by key, so that two writers with crossed ids wait
+/// for each other in one order, and so that of two equal ids in one batch the first wins.
+fn sorted(batch: &Batch) -> Vec<(usize, &Event)> {
+    let mut rows: Vec<(usize, &Event)> = events(batch).collect();
+    rows.sort_by_key(|(index, event)| (event.id, event.time, *index));
+    rows
+}
+
+/// Which of the rows, counted from 1, are in the ledger already; in order.
+async fn known(conn: &mut PgConnection, rows: &[(usize, &Event)]) -> sqlx::Result<Vec<i64>> {
+    if failpoint::is_off(Guard::EventKey) {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|(_, event)| event.id.0).collect();
+    let times: Vec<OffsetDateTime> = rows.iter().map(|(_, event)| event.time).collect();
+    let known = sqlx::query_scalar!(
+        "SELECT array_agg(w.row ORDER BY w.row)
+         FROM UNNEST($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS w(id, at, row)
+         WHERE EXISTS (SELECT FROM user_events e WHERE e.event_id = w.id AND e.occurred_at = w.at)",
+        &ids,
+        &times,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(known.unwrap_or_default())
 }
 
 /// The columns of an insert, of one length because they are made of the same rows.
@@ -106,8 +143,8 @@ impl<'a> Columns<'a> {
     }
 
     /// UNNEST in the select list streams its rows; in FROM it would first store them all.
-    async fn insert_all(&self, conn: &mut PgConnection) -> sqlx::Result<Inserted> {
-        let result = sqlx::query!(
+    fn insert_all(&self) -> Statement {
+        sqlx::query!(
             r#"INSERT INTO user_events (event_id, occurred_at, kafka_offset, sequence,
                                         kafka_partition, kafka_topic, source, type, user_id, data)
                SELECT UNNEST($1::uuid[]), UNNEST($2::timestamptz[]), UNNEST($3::bigint[]),
@@ -125,13 +162,6 @@ impl<'a> Columns<'a> {
             &self.users as _,
             &self.data as _,
         )
-        .execute(conn)
-        .await;
-        match result {
-            Ok(_) => Ok(Inserted::Done(Fresh::All)),
-            Err(error) if is_duplicate(&error) => Ok(Inserted::Duplicate),
-            Err(error) => Err(error),
-        }
     }
 
     /// Answers the positions of what was inserted, by partition.
@@ -184,9 +214,9 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
 }
 
 /// Which rows the answer names.
-fn fresh(batch: &Batch, rows: &[(usize, &Event)], inserted: Vec<Positions>) -> Fresh {
+fn fresh(batch: &Batch, rows: &[(usize, &Event)], all: usize, inserted: Vec<Positions>) -> Fresh {
     let count: usize = inserted.iter().map(|partition| partition.offsets.len()).sum();
-    if count == rows.len() || failpoint::is_off(Guard::EventKey) {
+    if count == all || failpoint::is_off(Guard::EventKey) {
         return Fresh::All;
     }
     let by_position: HashMap<(&str, i32, i64), usize> = rows

@@ -22,6 +22,7 @@ pub mod measure;
 pub mod migrate;
 pub mod moves;
 mod outcome;
+mod prepared;
 mod session;
 mod users;
 pub mod verdict;
@@ -33,6 +34,7 @@ pub use claims::{AfterFence, Claim, Fenced, OPERATOR};
 pub(crate) use claims::{Holder, judge_fence};
 pub use dead_letters::{Caps, DeadLetter};
 pub use outcome::{Applied, ApplyError, Outcome, Resolution};
+pub use prepared::ReadyBatch;
 pub use session::{Session, SessionOptions};
 #[cfg(test)]
 pub(crate) use writer::committed;

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
+use sqlx::PgConnection;
 use time::Date;
 
 use crate::apply::batch::{Batch, Content, OffsetRange};
 use crate::apply::claims::{self, Claim, Fenced, Holder};
 use crate::apply::dead_letters::{self, Caps, DeadLetter};
-use crate::apply::ledger::{self, Inserted, Mode, Month};
+use crate::apply::ledger::{self, Fresh, Inserted, Month};
 use crate::apply::outcome::{Applied, ApplyError, Outcome, Resolution};
+use crate::apply::prepared::{Prepared, ReadyBatch, Users};
 use crate::apply::session::{Session, SessionOptions};
 use crate::apply::users::{self, LockFirst};
 use crate::apply::verdict::{self, Verdict};
@@ -85,25 +87,32 @@ impl Writer {
         Self { options, session, months: HashSet::new(), careful: 0, wary: 0 }
     }
 
-    /// Applies a batch in one transaction.
+    /// Whether a batch is best prepared ahead: after a duplicate or a deadlock it is written
+    /// otherwise for a while.
+    pub fn expects_new(&self) -> bool {
+        self.wary == 0 && self.careful == 0
+    }
+
+    /// Applies a batch in one transaction, by its statements where they were prepared.
     ///
     /// Records whose month was dropped for its age become dead letters before anything is written:
     /// whoever judges dead letters is to see them first.
-    pub async fn apply(&mut self, batch: &mut Batch) -> Outcome {
+    pub async fn apply(&mut self, batch: &mut ReadyBatch) -> Outcome {
         match self.ensure_months(batch).await {
             Ok(Checked::AsItWas) => {}
             Ok(Checked::Changed) => return Outcome::Changed,
             Err(error) => return self.failed(error).await,
         }
-        let mut mode = if self.wary > 0 { Mode::Missing } else { Mode::AllNew };
+        if self.wary == 0 {
+            batch.prepare();
+        }
+        let mut prepared = batch.take_prepared().filter(|_| self.wary == 0);
         let applied = loop {
-            match self.write(batch, mode).await {
+            match self.write(batch, prepared.take()).await {
                 Ok(Written::All(applied)) => break applied,
                 Ok(Written::Fenced(fenced)) => return self.judge_fenced(batch, fenced).await,
-                Ok(Written::Duplicate) => {
-                    mode = Mode::Missing;
-                    self.session.roll_back().await;
-                }
+                // The second time nothing is prepared, which takes duplicates as they come.
+                Ok(Written::Duplicate) => self.session.roll_back().await,
                 Err(error) => return self.failed(error).await,
             }
         };
@@ -131,7 +140,11 @@ impl Writer {
     }
 
     /// Everything between BEGIN and COMMIT.
-    async fn write(&mut self, batch: &Batch, mode: Mode) -> Result<Written, ApplyError> {
+    async fn write(
+        &mut self,
+        batch: &Batch,
+        prepared: Option<Prepared>,
+    ) -> Result<Written, ApplyError> {
         let lock_first = if self.careful > 0 { LockFirst::All } else { LockFirst::Versioned };
         let mut conn = self.session.begin().await.map_err(ApplyError::at("begin"))?;
         failpoint::reach(Point::BeforeFence);
@@ -146,11 +159,15 @@ impl Writer {
             self.session.commit().await.map_err(ApplyError::at("half way"))?;
             conn = self.session.begin().await.map_err(ApplyError::at("half way"))?;
         }
-        let inserted = ledger::insert(conn, batch, mode).await.map_err(ApplyError::at("ledger"))?;
-        let Inserted::Done(fresh) = inserted else { return Ok(Written::Duplicate) };
-        let stale = users::project(conn, batch, &fresh, lock_first)
-            .await
-            .map_err(ApplyError::at("users"))?;
+        let inserted = insert(conn, batch, prepared).await.map_err(ApplyError::at("ledger"))?;
+        let Some((fresh, users)) = inserted else { return Ok(Written::Duplicate) };
+        let stale = match users {
+            Users::Statement(statement) if lock_first == LockFirst::Versioned => {
+                users::write(conn, statement).await.map(|()| 0)
+            }
+            _ => users::project(conn, batch, &fresh, lock_first).await,
+        };
+        let stale = stale.map_err(ApplyError::at("users"))?;
         dead_letters::insert(conn, batch).await.map_err(ApplyError::at("dead letters"))?;
         Ok(Written::All(count(batch, &fresh, stale)))
     }
@@ -247,15 +264,16 @@ impl Writer {
     }
 
     /// Creates the months the batch's events belong to; events of an expired one are rejected.
-    async fn ensure_months(&mut self, batch: &mut Batch) -> Result<Checked, ApplyError> {
+    async fn ensure_months(&mut self, batch: &mut ReadyBatch) -> Result<Checked, ApplyError> {
         let mut checked = Checked::AsItWas;
-        let wanted: HashSet<Date> = ledger::events(batch)
-            .map(|(_, event)| ledger::month_of(event.time))
-            .filter(|month| !self.months.contains(month))
-            .collect();
+        let mut months: Vec<Date> =
+            ledger::events(batch).map(|(_, event)| ledger::month_of(event.time)).collect();
+        months.dedup();
+        let wanted: HashSet<Date> =
+            months.into_iter().filter(|month| !self.months.contains(month)).collect();
         for month in wanted {
             if self.ensure_month(month).await? == Month::Expired {
-                reject_month(batch, month, self.options.caps);
+                reject_month(batch.change(), month, self.options.caps);
                 checked = Checked::Changed;
             }
         }
@@ -339,6 +357,24 @@ impl Writer {
             Verdict::Retry | Verdict::Smaller | Verdict::Data => self.session.roll_back().await,
         }
     }
+}
+
+/// Inserts the events into the ledger: as prepared, or else those that are missing. Answers which
+/// are fresh, and what to do about the users; `None` when an event was there against expectation.
+async fn insert(
+    conn: &mut PgConnection,
+    batch: &Batch,
+    prepared: Option<Prepared>,
+) -> sqlx::Result<Option<(Fresh, Users)>> {
+    let Some(Prepared { ledger, users }) = prepared else {
+        let fresh = ledger::insert_missing(conn, batch).await?;
+        return Ok(Some((fresh, Users::AfterReading)));
+    };
+    let inserted = match ledger {
+        Some(insert) => ledger::insert_all(conn, insert).await?,
+        None => Inserted::All,
+    };
+    Ok((inserted == Inserted::All).then_some((Fresh::All, users)))
 }
 
 /// Compares what the table says with where the batch began and would have ended.

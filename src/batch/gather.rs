@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::apply::{Batch, Content, Fingerprint, Item, OffsetRange};
+use crate::apply::{Batch, Content, Fingerprint, Item, OffsetRange, ReadyBatch};
 use crate::observe::metrics::Trigger;
 use crate::types::{Epoch, Offset, TopicPartition};
 
@@ -23,7 +23,7 @@ pub struct Limits {
 /// A batch in the making.
 pub(super) struct Gathering {
     limits: Limits,
-    batch: Batch,
+    batch: ReadyBatch,
     index: HashMap<TopicPartition, usize>,
     bytes: usize,
     since: Option<Instant>,
@@ -31,7 +31,7 @@ pub(super) struct Gathering {
 
 impl Gathering {
     pub(super) fn new(limits: Limits) -> Self {
-        let (batch, index) = (Batch::default(), HashMap::new());
+        let (batch, index) = (Batch::default().into(), HashMap::new());
         Self { limits, batch, index, bytes: 0, since: None }
     }
 
@@ -45,11 +45,12 @@ impl Gathering {
         content: Content,
     ) {
         let range = self.range(source, epoch, from);
-        let entry = &mut self.batch.ranges[range];
+        let batch = self.batch.change();
+        let entry = &mut batch.ranges[range];
         entry.to = record.offset.next();
         entry.last = Some(record);
         self.bytes += content.size();
-        self.batch.items.push(Item { range, record, content });
+        batch.items.push(Item { range, record, content });
     }
 
     /// Moves a partition's end without a record.
@@ -61,7 +62,7 @@ impl Gathering {
         to: Offset,
     ) {
         let range = self.range(source, epoch, from);
-        self.batch.ranges[range].to = to;
+        self.batch.change().ranges[range].to = to;
     }
 
     fn range(&mut self, source: &TopicPartition, epoch: Epoch, from: Option<Offset>) -> usize {
@@ -71,7 +72,13 @@ impl Gathering {
         }
         let range = self.batch.ranges.len();
         let to = from.unwrap_or(Offset(0));
-        self.batch.ranges.push(OffsetRange { source: source.clone(), epoch, from, to, last: None });
+        self.batch.change().ranges.push(OffsetRange {
+            source: source.clone(),
+            epoch,
+            from,
+            to,
+            last: None,
+        });
         self.index.insert(source.clone(), range);
         range
     }
@@ -103,8 +110,19 @@ impl Gathering {
         self.since.map(|since| since + self.limits.linger)
     }
 
+    /// Prepares the batch if it is full: nothing can be added to it any more.
+    pub(super) fn prepare(&mut self) {
+        if self.full_by().is_some() {
+            self.batch.prepare();
+        }
+    }
+
     /// Takes the batch if it is ready, with the reason.
-    pub(super) fn take_ready(&mut self, now: Instant, draining: bool) -> Option<(Batch, Trigger)> {
+    pub(super) fn take_ready(
+        &mut self,
+        now: Instant,
+        draining: bool,
+    ) -> Option<(ReadyBatch, Trigger)> {
         let trigger = match self.full_by() {
             Some(trigger) => trigger,
             None if self.is_empty() => return None,
@@ -115,12 +133,12 @@ impl Gathering {
         self.bytes = 0;
         self.since = None;
         self.index.clear();
-        Some((std::mem::take(&mut self.batch), trigger))
+        Some((std::mem::replace(&mut self.batch, Batch::default().into()), trigger))
     }
 
     /// Forgets a partition: revoked, or to be read again from elsewhere.
     pub(super) fn drop_partition(&mut self, source: &TopicPartition) {
-        self.batch.drop_partition(source);
+        self.batch.change().drop_partition(source);
         self.bytes = self.batch.items.iter().map(|item| item.content.size()).sum();
         self.index = self
             .batch

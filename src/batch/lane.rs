@@ -1,18 +1,18 @@
 //! A lane: gathers records of its partitions, and has one job at a time on its own connection.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use crate::apply::{
     AfterFence, Applied, ApplyError, Batch, Caps, Claim, Content, DeadLetter, Fenced, Fingerprint,
-    Held, Outcome, Resolution, Writer, WriterOptions,
+    Held, Outcome, ReadyBatch, Resolution, Writer, WriterOptions,
 };
 use crate::batch::breaker::{Breaker, BreakerLimits};
 use crate::batch::gather::{Gathering, Limits};
@@ -86,7 +86,7 @@ impl Owned {
 #[expect(clippy::large_enum_variant, reason = "there is one at a time per lane")]
 pub(super) enum Job {
     Claim(HashMap<TopicPartition, Generation>),
-    Apply(Batch, BatchSpan),
+    Apply(ReadyBatch, BatchSpan),
     Resolve(Batch, Option<Applied>),
     Probe(Vec<Held>),
 }
@@ -99,7 +99,9 @@ pub(super) enum Done {
     Probed(Result<Vec<Fenced>, ApplyError>),
 }
 
-type Running = Pin<Box<dyn Future<Output = (Writer, Done)> + Send>>;
+/// The running job, if any: on a task of its own, so that it goes on while the lane decodes and
+/// prepares the next batch. To drop it is to end it.
+type Running = JoinSet<(Writer, Done)>;
 
 /// See the module.
 pub struct Lane {
@@ -125,6 +127,8 @@ pub struct Lane {
     /// A claim lost against somebody's lock: a batch goes first, once.
     pub(super) claim_waits: bool,
     job_since: Instant,
+    /// Whether it pays to prepare the next batch while one is written.
+    expects_new: bool,
     pub(super) draining: bool,
 }
 
@@ -156,6 +160,7 @@ impl Lane {
             probed_at: Instant::now() - PROBE,
             claim_waits: false,
             job_since: Instant::now(),
+            expects_new: true,
             draining: false,
             options,
         }
@@ -171,13 +176,18 @@ impl Lane {
     pub async fn run(mut self) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut running: Option<Running> = None;
+        let mut running = Running::new();
         let mut taken = Vec::with_capacity(TAKE);
         loop {
-            if running.is_none() {
-                running = self.start_job();
+            if running.is_empty() {
+                self.start_job(&mut running);
+                // A task just spawned waits for its spawner, which could go on for long.
+                tokio::task::yield_now().await;
             }
-            if running.is_none() && self.is_drained() {
+            if !running.is_empty() && self.expects_new {
+                self.gathering.prepare();
+            }
+            if running.is_empty() && self.is_drained() {
                 self.notify(Notice::Drained { lane: self.options.index });
                 self.heartbeat.finish();
                 return;
@@ -190,15 +200,16 @@ impl Lane {
                     Some(control) => self.on_control(control),
                     None => return,
                 },
-                (writer, done) = job(&mut running) => {
-                    running = None;
+                Some(ended) = running.join_next() => {
+                    let (writer, done) = returned(ended);
+                    self.expects_new = writer.expects_new();
                     self.writer = Some(writer);
                     self.on_done(done);
                 }
                 _ = beat.tick() => {
                     self.heartbeat.beat();
-                    if running.is_some() && self.is_silent() {
-                        running = None;
+                    if !running.is_empty() && self.is_silent() {
+                        running = Running::new();
                         self.start_over();
                     }
                 }
@@ -212,7 +223,7 @@ impl Lane {
                         self.on_delivery(delivery, now);
                     }
                 }
-                () = tokio::time::sleep_until(wake), if running.is_none() => {}
+                () = tokio::time::sleep_until(wake), if running.is_empty() => {}
             }
         }
     }
@@ -238,11 +249,14 @@ impl Lane {
             && self.gathering.is_empty()
     }
 
-    fn start_job(&mut self) -> Option<Running> {
-        let job = self.next_job()?;
-        let writer = self.writer.take()?;
-        self.job_since = Instant::now();
-        Some(Box::pin(perform(writer, job)))
+    fn start_job(&mut self, running: &mut Running) {
+        if self.writer.is_some()
+            && let Some(job) = self.next_job()
+            && let Some(writer) = self.writer.take()
+        {
+            self.job_since = Instant::now();
+            running.spawn(perform(writer, job));
+        }
     }
 
     /// Picks the next job: settle what is in doubt, claim, ask around now and then, write.
@@ -384,11 +398,11 @@ fn content(record: RawRecord, options: &LaneOptions, now: OffsetDateTime) -> Con
     }
 }
 
-/// The running job, or nothing for ever.
-async fn job(running: &mut Option<Running>) -> (Writer, Done) {
-    match running {
-        Some(running) => running.await,
-        None => std::future::pending().await,
+/// What a job came to. It is never cancelled while somebody waits for it; its panic is the lane's.
+fn returned(ended: Result<(Writer, Done), JoinError>) -> (Writer, Done) {
+    match ended {
+        Ok(returned) => returned,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -402,6 +416,7 @@ async fn perform(mut writer: Writer, job: Job) -> (Writer, Done) {
         Job::Apply(mut batch, span) => {
             let started = Instant::now();
             let outcome = writer.apply(&mut batch).await;
+            let batch = batch.into_batch();
             if failpoint::happens(Mishap::LostAnswer) {
                 std::future::pending::<()>().await;
             }

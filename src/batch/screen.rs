@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::apply::{Batch, Content, Item};
+use crate::apply::{Batch, Content, Item, ReadyBatch};
 use crate::batch::Notice;
 use crate::batch::breaker::{Mark, Poisoned};
 use crate::batch::lane::Lane;
@@ -11,10 +11,10 @@ use crate::types::{Offset, TopicPartition};
 
 impl Lane {
     /// What is to be written next, without what the breaker holds back.
-    pub(super) fn next_batch(&mut self) -> Option<Batch> {
+    pub(super) fn next_batch(&mut self) -> Option<ReadyBatch> {
         loop {
             let mut batch = match self.waiting.pop_front() {
-                Some(batch) => batch,
+                Some(batch) => batch.into(),
                 None => self.gathered()?,
             };
             self.screen(&mut batch);
@@ -24,7 +24,7 @@ impl Lane {
         }
     }
 
-    fn gathered(&mut self) -> Option<Batch> {
+    fn gathered(&mut self) -> Option<ReadyBatch> {
         let (batch, trigger) = self.gathering.take_ready(Instant::now(), self.draining)?;
         self.metrics.batch(trigger, batch.items.len());
         for range in &batch.ranges {
@@ -37,13 +37,13 @@ impl Lane {
 
     /// Cuts out of the batch what would trip a breaker. Everything before the first dead letter
     /// is written, so that an operator who moves on from there passes over no good record.
-    fn screen(&mut self, batch: &mut Batch) {
+    fn screen(&mut self, batch: &mut ReadyBatch) {
         if !batch.items.iter().any(|item| Mark::of(&item.content) == Mark::Bad) {
             return;
         }
         for (source, poisoned) in self.poisoned(batch) {
             let oldest = since(batch, &source, poisoned.from);
-            batch.cut(&source, poisoned.from);
+            batch.change().cut(&source, poisoned.from);
             self.hold_back(&source);
             let Some(owned) = self.owned.get_mut(&source) else { continue };
             owned.held_back = true;

@@ -85,11 +85,11 @@ async fn a_claim_fences_every_earlier_owner_even_one_that_stands_at_the_same_off
     let new = claimed(&mut owner, &scene).await;
     assert!(new.epoch > old.epoch);
 
-    let outcome = zombie.apply(&mut batch(&old, None, 0)).await;
+    let outcome = zombie.apply(&mut batch(&old, None, 0).into()).await;
     assert!(matches!(outcome, Outcome::Fenced(_)), "{outcome:?}");
     assert_eq!(stored(&scene).await, (0, None), "a fenced batch leaves nothing behind");
 
-    let outcome = owner.apply(&mut batch(&new, None, 0)).await;
+    let outcome = owner.apply(&mut batch(&new, None, 0).into()).await;
     let applied = Applied { applied: 1, ..Applied::default() };
     assert!(matches!(&outcome, Outcome::Applied(a) if *a == applied), "{outcome:?}");
     assert_eq!(stored(&scene).await, (1, Some(1)));
@@ -101,14 +101,17 @@ async fn a_batch_that_does_not_begin_where_the_partition_stands_is_fenced() {
     migrate::migrate(&session(&scene)).await.unwrap();
     let mut writer = writer(&scene, "owner");
     let claim = claimed(&mut writer, &scene).await;
-    assert!(matches!(writer.apply(&mut batch(&claim, None, 0)).await, Outcome::Applied(_)));
+    assert!(matches!(writer.apply(&mut batch(&claim, None, 0).into()).await, Outcome::Applied(_)));
 
     // The same once more; one behind; one that leaves a gap.
     for (from, at) in [(None, 0), (Some(0), 0), (Some(2), 2)] {
-        let outcome = writer.apply(&mut batch(&claim, from, at)).await;
+        let outcome = writer.apply(&mut batch(&claim, from, at).into()).await;
         assert!(matches!(outcome, Outcome::Fenced(_)), "{from:?} {at}: {outcome:?}");
         assert_eq!(stored(&scene).await, (1, Some(1)));
     }
-    assert!(matches!(writer.apply(&mut batch(&claim, Some(1), 1)).await, Outcome::Applied(_)));
+    assert!(matches!(
+        writer.apply(&mut batch(&claim, Some(1), 1).into()).await,
+        Outcome::Applied(_)
+    ));
     assert_eq!(stored(&scene).await, (2, Some(2)));
 }

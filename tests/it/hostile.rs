@@ -248,9 +248,9 @@ async fn whatever_the_decoder_lets_through_postgres_takes() {
             Decoded::Skipped => panic!("nothing here is to be skipped"),
         }
         if contents.len() == BATCH {
-            let mut batch = batch(&records, std::mem::take(&mut contents), epoch, from);
+            let batch = batch(&records, std::mem::take(&mut contents), epoch, from);
             from = batch.ranges[0].to;
-            match writer.apply(&mut batch).await {
+            match writer.apply(&mut batch.into()).await {
                 Outcome::Applied(applied) => {
                     stored += applied.applied + applied.stale;
                     assert!(applied.dead_letters.is_empty(), "{applied:?}");

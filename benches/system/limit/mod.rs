@@ -11,7 +11,9 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
-use user_events_worker::apply::{Batch, Outcome, SessionOptions, Writer, WriterOptions};
+use user_events_worker::apply::{
+    Batch, Outcome, ReadyBatch, SessionOptions, Writer, WriterOptions,
+};
 use user_events_worker::config::Config;
 use user_events_worker::types::{Epoch, TopicPartition};
 
@@ -125,10 +127,42 @@ fn own_cpu() -> Result<f64> {
 async fn apply_all(mut path: Path, batches: Vec<Batch>, start: Arc<Barrier>) -> Result<Path> {
     path.prepare(&batches).await?;
     start.wait().await;
-    for mut batch in batches {
-        path.apply(&mut batch).await?;
+    match &mut path {
+        Path::Worker(writer) => apply_as_a_lane(writer, batches).await?,
+        Path::Plain(conn) => {
+            for batch in &batches {
+                plain::apply(conn, batch).await.context("plain statements")?;
+            }
+        }
+        Path::Copy(conn) => {
+            for batch in &batches {
+                copy::apply(conn, batch).await.context("copy")?;
+            }
+        }
     }
     Ok(path)
+}
+
+/// Each batch is prepared while the one before is written.
+async fn apply_as_a_lane(writer: &mut Writer, batches: Vec<Batch>) -> Result<()> {
+    let prepare = |batch: Batch| {
+        tokio::task::spawn_blocking(move || {
+            let mut batch = ReadyBatch::from(batch);
+            batch.prepare();
+            batch
+        })
+    };
+    let mut batches = batches.into_iter();
+    let mut next = batches.next().map(prepare);
+    while let Some(ready) = next {
+        let mut batch = ready.await?;
+        next = batches.next().map(prepare);
+        match writer.apply(&mut batch).await {
+            Outcome::Applied(applied) if applied.applied == batch.items.len() as u64 => {}
+            other => bail!("a batch was not simply applied: {other:?}"),
+        }
+    }
+    Ok(())
 }
 
 /// A connection and what it does with a batch.
@@ -160,17 +194,6 @@ impl Path {
         let claims = writer.claim(&sources).await?;
         ensure!(claims.iter().all(|claim| claim.epoch == Epoch(1)), "claimed before");
         Ok(())
-    }
-
-    async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
-        match self {
-            Self::Worker(writer) => match writer.apply(batch).await {
-                Outcome::Applied(applied) if applied.applied == batch.items.len() as u64 => Ok(()),
-                other => bail!("a batch was not simply applied: {other:?}"),
-            },
-            Self::Plain(conn) => plain::apply(conn, batch).await.context("plain statements"),
-            Self::Copy(conn) => copy::apply(conn, batch).await.context("copy"),
-        }
     }
 }
 

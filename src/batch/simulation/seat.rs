@@ -88,6 +88,7 @@ impl Seat {
                 Done::Claimed(wanted, answer(fate, || database.claim(worker, &sources)))
             }
             Job::Apply(batch, _) => {
+                let batch = batch.into_batch();
                 is_complete(&batch, logs);
                 let outcome = match fate {
                     Fate::Served(commit) => database.apply(worker, &batch, commit),

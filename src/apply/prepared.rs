@@ -1,0 +1,94 @@
+//! A batch's statements, made before its transaction begins.
+
+use std::ops::Deref;
+
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+
+use crate::apply::batch::Batch;
+use crate::apply::{ledger, users};
+use crate::types::{Epoch, TopicPartition};
+
+/// A checked statement with its columns encoded: it borrows nothing of the batch.
+pub(super) type Statement = Query<'static, Postgres, PgArguments>;
+
+/// A batch on its way to Postgres, with its statements if there was time to make them. Whoever
+/// changes the batch loses them, so that they always say what it says.
+pub struct ReadyBatch {
+    batch: Batch,
+    prepared: Option<Prepared>,
+}
+
+impl From<Batch> for ReadyBatch {
+    fn from(batch: Batch) -> Self {
+        Self { batch, prepared: None }
+    }
+}
+
+impl Deref for ReadyBatch {
+    type Target = Batch;
+
+    fn deref(&self) -> &Batch {
+        &self.batch
+    }
+}
+
+impl ReadyBatch {
+    /// The batch, to be changed.
+    pub fn change(&mut self) -> &mut Batch {
+        self.prepared = None;
+        &mut self.batch
+    }
+
+    /// Only the batch.
+    pub fn into_batch(self) -> Batch {
+        self.batch
+    }
+
+    /// Moves a partition's epoch, which the fence reads, and nothing that is prepared.
+    pub fn renew(&mut self, source: &TopicPartition, epoch: Epoch) {
+        self.batch.renew(source, epoch);
+    }
+
+    /// Makes the statements, unless they are there already, or cannot be.
+    pub fn prepare(&mut self) {
+        if self.prepared.is_none() {
+            self.prepared = Prepared::of(&self.batch);
+        }
+    }
+
+    pub(super) fn take_prepared(&mut self) -> Option<Prepared> {
+        self.prepared.take()
+    }
+}
+
+/// What is to be written of a batch when none of its events was seen before, which is nearly
+/// always so. Folding, sorting and encoding a full batch takes as long as a few statements, so it
+/// is done while Postgres is busy with the batch before. The fence is not part of it: claims may
+/// change until the last moment.
+pub(super) struct Prepared {
+    /// The insert into the ledger; nothing for a batch without events.
+    pub(super) ledger: Option<Statement>,
+    pub(super) users: Users,
+}
+
+/// What is to be written to `users`.
+pub(super) enum Users {
+    /// This, if anything.
+    Statement(Option<Statement>),
+    /// What `sequence` makes of it: the stored ones must be locked and read first.
+    AfterReading,
+}
+
+impl Prepared {
+    /// `None` when the batch holds an event twice, so that not all can be new.
+    fn of(batch: &Batch) -> Option<Self> {
+        let ledger = ledger::insert_of_all(batch)?;
+        let users = match users::write_of_all(batch) {
+            Some(statement) => Users::Statement(statement),
+            None => Users::AfterReading,
+        };
+        Some(Self { ledger, users })
+    }
+}
