@@ -92,3 +92,32 @@ impl Prepared {
         Some(Self { ledger, users })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::batch::{Content, Fingerprint, Item, OffsetRange};
+    use crate::types::{Offset, RecordOffset};
+
+    #[test]
+    fn a_batch_that_is_changed_loses_its_statements_and_one_under_a_new_epoch_keeps_them() {
+        let source = TopicPartition::new("t", 0);
+        let record = Fingerprint { offset: RecordOffset(0), timestamp_ms: -1, checksum: 0 };
+        let epoch = Epoch(1);
+        let range = OffsetRange {
+            source: source.clone(),
+            epoch,
+            from: None,
+            to: Offset(1),
+            last: Some(record),
+        };
+        let items = vec![Item { range: 0, record, content: Content::Skipped }];
+        let mut batch = ReadyBatch::from(Batch { items, ranges: vec![range] });
+        batch.prepare();
+        batch.renew(&source, Epoch(2));
+        assert_eq!(batch.ranges[0].epoch, Epoch(2));
+        assert!(batch.prepared.is_some());
+        batch.change().drop_partition(&source);
+        assert!(batch.prepared.is_none());
+    }
+}

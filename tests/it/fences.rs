@@ -12,7 +12,7 @@ use user_events_worker::apply::{
 use user_events_worker::event::{Decoded, RawRecord, Rules, Tombstones, decode};
 use user_events_worker::types::{Offset, RecordOffset, TopicPartition};
 
-use crate::support::{Scene, event};
+use crate::support::{EventBuilder, Scene, event};
 
 fn session(scene: &Scene) -> SessionOptions {
     SessionOptions {
@@ -32,14 +32,18 @@ fn writer(scene: &Scene, worker: &str) -> Writer {
     Writer::new(WriterOptions { session, group, worker, caps })
 }
 
-/// A batch of one event, at the given offset, under a claim.
+/// A batch of a new event, at the given offset, under a claim.
 fn batch(claim: &Claim, from: Option<i64>, at: i64) -> Batch {
+    batch_of(&event("u", &format!("e{at}"), "page.viewed"), claim, from, at)
+}
+
+fn batch_of(event: &EventBuilder, claim: &Claim, from: Option<i64>, at: i64) -> Batch {
     let record = RawRecord {
         source: claim.source.clone(),
         offset: RecordOffset(at),
         timestamp_ms: None,
         key: None,
-        value: event("u", &format!("e{at}"), "page.viewed").value().map(Into::into),
+        value: event.value().map(Into::into),
         headers: vec![],
     };
     let rules = Rules {
@@ -114,4 +118,26 @@ async fn a_batch_that_does_not_begin_where_the_partition_stands_is_fenced() {
         Outcome::Applied(_)
     ));
     assert_eq!(stored(&scene).await, (2, Some(2)));
+}
+
+#[tokio::test]
+async fn after_a_duplicate_a_hundred_batches_are_written_as_if_there_were_another() {
+    let scene = Scene::new(1).await;
+    migrate::migrate(&session(&scene)).await.unwrap();
+    let mut writer = writer(&scene, "owner");
+    let claim = claimed(&mut writer, &scene).await;
+    let twice = event("u", "twice", "page.viewed");
+    for (from, at, duplicates) in [(None, 0, 0), (Some(1), 1, 1)] {
+        assert!(writer.expects_new());
+        let outcome = writer.apply(&mut batch_of(&twice, &claim, from, at).into()).await;
+        let applied = Applied { applied: 1 - duplicates, duplicates, ..Applied::default() };
+        assert!(matches!(&outcome, Outcome::Applied(a) if *a == applied), "{outcome:?}");
+    }
+    for at in 2..102 {
+        assert!(!writer.expects_new(), "at {at}");
+        let outcome = writer.apply(&mut batch(&claim, Some(at), at).into()).await;
+        assert!(matches!(&outcome, Outcome::Applied(a) if a.applied == 1), "{outcome:?}");
+    }
+    assert!(writer.expects_new());
+    assert_eq!(stored(&scene).await, (101, Some(102)));
 }
