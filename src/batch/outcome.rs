@@ -203,8 +203,14 @@ impl Lane {
             self.unsettled = Some((batch, None));
             return;
         }
+        let all = batch.items.len();
         self.drop_let_go(&mut batch);
         if batch.is_empty() {
+            return;
+        }
+        // What was taken away meanwhile may have been to blame: the rest is tried as it is.
+        if batch.items.len() < all {
+            self.waiting.push_front(batch);
             return;
         }
         let in_two = match error.verdict {

@@ -118,6 +118,34 @@ fn dead_letters_of_a_partition_taken_away_do_not_get_past_the_breaker() {
     world.settles();
 }
 
+/// A batch of two records is refused by Postgres for one of them, whose partition was taken away
+/// meanwhile: the other is not to blame.
+#[test]
+fn a_record_left_alone_in_a_batch_is_not_blamed_for_one_that_was_taken_away() {
+    let (member, lane) = (0, 0);
+    let finish = Act::Finish { member, lane, fate: Fate::Served(Commit::Answered) };
+    let rebalance = |partition, member| Act::Rebalance { partition, member };
+    let hear = |member| Act::Hear { member };
+    let produce = |partition, nature| Act::Produce { partition, gap: 0, nature };
+    // The first member reads two partitions on one lane.
+    let gather = [hear(1), hear(2), rebalance(1, 0), rebalance(2, 0), hear(1), hear(2)];
+    let own = [hear(0), hear(0), hear(0), Act::Work { member }, finish, Act::Work { member }];
+    let batch = [produce(0, Nature::Good), produce(2, Nature::Refused), Act::Work { member }];
+    let mut world = World::new();
+    gather.into_iter().chain(own).for_each(|act| world.act(act));
+    for _ in 0..3 {
+        world.act(finish);
+        world.act(Act::Work { member });
+    }
+    batch.into_iter().chain([rebalance(2, 1), hear(0)]).for_each(|act| world.act(act));
+    for _ in 0..3 {
+        world.act(finish);
+        world.act(Act::Start { member, lane });
+    }
+    assert!(world.database.effects.contains(&(0, 0)), "{:?}", world.database.effects);
+    world.settles();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
 
