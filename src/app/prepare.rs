@@ -25,7 +25,7 @@ impl Work {
         let greeter = consume::consumer(&self.config.kafka.consumer_properties(), context)?;
         let cluster = self.greet_kafka(&Arc::new(greeter)).await?;
         self.settle_identity(cluster).await?;
-        Ok(Client::new(self.config.kafka.worker_properties())?)
+        Ok(Client::new(self.config.kafka.worker_properties(self.config.batch.lanes))?)
     }
 
     async fn prepare_schema(&mut self) -> anyhow::Result<()> {

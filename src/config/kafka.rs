@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::error::Problems;
+use super::fetch::Fetch;
 use super::librdkafka::Passthrough;
 use super::units::{duration, optional, secret, show_duration, size};
 use super::words::words;
@@ -146,10 +147,20 @@ impl KafkaConfig {
     /// Everything librdkafka needs to know to consume. Holds secrets in the clear: hand it to
     /// librdkafka and nowhere else.
     pub fn consumer_properties(&self) -> BTreeMap<String, String> {
+        self.reader_properties(1)
+    }
+
+    /// The same for the worker's own consumer, which feeds so many lanes and tells statistics. Not
+    /// for one that is not polled all the time: they would pile up.
+    pub fn worker_properties(&self, lanes: usize) -> BTreeMap<String, String> {
+        let mut properties = self.reader_properties(lanes);
+        put(&mut properties, [("statistics.interval.ms", millis(self.lag_interval))]);
+        properties
+    }
+
+    fn reader_properties(&self, lanes: usize) -> BTreeMap<String, String> {
         let mut properties = self.connection_properties();
-        let fetch_bytes = (self.prefetch_bytes.as_u64() / 8).clamp(64 << 10, 4 << 20);
-        // Not below librdkafka's message.max.bytes, which it insists on.
-        let response_bytes = (self.prefetch_bytes.as_u64() / 2).max(1 << 20);
+        let fetch = Fetch::new(self.prefetch_bytes.as_u64(), lanes);
         put(
             &mut properties,
             [
@@ -164,10 +175,10 @@ impl KafkaConfig {
                 ("allow.auto.create.topics", "false".to_owned()),
                 ("max.poll.interval.ms", millis(self.max_poll_interval)),
                 ("topic.metadata.refresh.interval.ms", millis(self.topic_refresh_interval)),
-                // Memory stays within the prefetch plus one response of a broker.
+                // Memory stays within the prefetch plus one answer of each broker.
                 ("queued.max.messages.kbytes", (self.prefetch_bytes.as_u64() >> 10).to_string()),
-                ("fetch.message.max.bytes", fetch_bytes.to_string()),
-                ("fetch.max.bytes", response_bytes.to_string()),
+                ("fetch.message.max.bytes", fetch.partition.to_string()),
+                ("fetch.max.bytes", fetch.answer.to_string()),
                 // A full queue empties within milliseconds: look again soon, not after a second.
                 ("fetch.queue.backoff.ms", "10".to_owned()),
             ],
@@ -188,14 +199,6 @@ impl KafkaConfig {
             );
         }
         put(&mut properties, self.librdkafka.exposed());
-        properties
-    }
-
-    /// The same for the worker's own consumer, which also tells statistics. Not for one that is not
-    /// polled all the time: they would pile up.
-    pub fn worker_properties(&self) -> BTreeMap<String, String> {
-        let mut properties = self.consumer_properties();
-        put(&mut properties, [("statistics.interval.ms", millis(self.lag_interval))]);
         properties
     }
 

@@ -8,6 +8,7 @@ mod batch;
 mod dead_letters;
 mod error;
 mod events;
+mod fetch;
 mod http;
 mod kafka;
 mod ledger;

@@ -232,7 +232,9 @@ fn librdkafka_properties_pass_through_or_are_refused() {
 
 #[test]
 fn librdkafka_accepts_what_we_build() {
-    for (protocol, prefetch) in [("classic", "64KiB"), ("consumer", "1GiB")] {
+    for (protocol, prefetch, lanes) in
+        [("classic", "64KiB", 1), ("classic", "512KiB", 64), ("consumer", "1GiB", 2)]
+    {
         let env = [
             ("WORKER_KAFKA__GROUP_PROTOCOL", protocol),
             ("WORKER_KAFKA__PREFETCH_BYTES", prefetch),
@@ -254,7 +256,7 @@ fn librdkafka_accepts_what_we_build() {
             assert_eq!(consumer[name], value);
         }
         assert_eq!(consumer.contains_key("session.timeout.ms"), protocol == "classic");
-        let worker = config.kafka.worker_properties();
+        let worker = config.kafka.worker_properties(lanes);
         assert_eq!(worker["statistics.interval.ms"], "2000", "kafka.lag_interval");
         let _: BaseConsumer = worker.into_iter().collect::<ClientConfig>().create().unwrap();
         let producer = config.kafka.producer_properties();
