@@ -1,9 +1,10 @@
 //! All wiring of `run`: who starts, who stops, in which order.
 //!
-//! Start: HTTP (so that probes are answered at once), then Postgres (migrations), then Kafka (its
-//! cluster id), then whose schema it is, then lanes, then polling. Stop: readiness drops, polling
+//! Start: HTTP (so that probes are answered at once), then Postgres (migrations, and how far away it
+//! is), then Kafka (its cluster id), then whose schema it is, then lanes, then polling. Stop: readiness drops, polling
 //! stops reading, lanes finish, offsets are mirrored, the group is left, HTTP ends last.
 
+mod lanes;
 mod prepare;
 
 use std::net::SocketAddr;
@@ -79,7 +80,7 @@ pub async fn start(config: Config) -> anyhow::Result<RunningWorker> {
     let prometheus = metrics::install().context("installing the metrics recorder")?;
     let identity =
         board::Identity { group: config.kafka.group_id.clone(), worker_id: worker.clone() };
-    let board = StatusBoard::new(identity, config.batch.lanes);
+    let board = StatusBoard::new(identity);
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("listening on http.listen = {}", config.http.listen))?;
@@ -155,7 +156,7 @@ struct Work {
 impl Work {
     async fn run(mut self) -> anyhow::Result<()> {
         let mut drain = self.drain.clone();
-        let prepared = tokio::select! {
+        let (client, lanes) = tokio::select! {
             prepared = self.prepare() => prepared?,
             // Nothing was claimed yet and the connections used so far are dropped, not kept.
             _ = drain.wait_for(|drain| *drain) => {
@@ -165,18 +166,18 @@ impl Work {
             }
         };
         let housekeeping = self.spawn_housekeeping();
-        let result = self.work(prepared).await;
+        let result = self.work(client, lanes).await;
         housekeeping.abort();
         result
     }
 
-    async fn work(&mut self, client: Client) -> anyhow::Result<()> {
+    async fn work(&mut self, client: Client, lanes: usize) -> anyhow::Result<()> {
         let metrics = Arc::new(PipelineMetrics::new());
         let (notices_tx, notices) = channel();
-        let mut lanes = JoinSet::new();
+        let mut running = JoinSet::new();
         let mut handles: Vec<LaneHandle> = Vec::new();
         let queue_bytes = self.max_batch_bytes() / 4;
-        for index in 0..self.config.batch.lanes {
+        for index in 0..lanes {
             let (handle, inbox) = batch::connect(QUEUE_RECORDS, queue_bytes);
             let lane = Lane::new(
                 self.lane_options(index),
@@ -185,7 +186,7 @@ impl Work {
                 self.board.clone(),
                 metrics.clone(),
             );
-            lanes.spawn(lane.run());
+            running.spawn(lane.run());
             handles.push(handle);
         }
         let mut poll = PollThread::start(
@@ -201,7 +202,7 @@ impl Work {
         let lane_ended = tokio::select! {
             _ = drain.wait_for(|drain| *drain) => None,
             stopped = poll.stopped() => return ended(stopped),
-            lane = lanes.join_next() => Some(lane),
+            lane = running.join_next() => Some(lane),
         };
         match lane_ended {
             None => {}

@@ -18,23 +18,24 @@ use crate::observe::board::Health;
 const GREETING: Duration = Duration::from_secs(3);
 
 impl Work {
-    /// Waits for Postgres and Kafka, migrates, and makes sure that the schema is ours.
-    pub(super) async fn prepare(&mut self) -> anyhow::Result<Client> {
-        self.prepare_schema().await?;
+    /// Waits for Postgres and Kafka, migrates, and makes sure that the schema is ours. Answers a
+    /// client and how many lanes there are to be.
+    pub(super) async fn prepare(&mut self) -> anyhow::Result<(Client, usize)> {
+        let lanes = self.prepare_postgres().await;
         let (context, _events) = consume::Context::new();
         let greeter = consume::consumer(&self.config.kafka.consumer_properties(), context)?;
         let cluster = self.greet_kafka(&Arc::new(greeter)).await?;
         self.settle_identity(cluster).await?;
-        Ok(Client::new(self.config.kafka.worker_properties(self.config.batch.lanes))?)
+        Ok((Client::new(self.config.kafka.worker_properties(lanes))?, lanes))
     }
 
-    async fn prepare_schema(&mut self) -> anyhow::Result<()> {
+    async fn prepare_postgres(&mut self) -> usize {
         let mut retry = Retry::new(self.retry_options());
         loop {
-            match self.schema_ready().await {
-                Ok(()) => {
-                    (0..self.config.batch.lanes).for_each(|l| self.board.postgres(l, Health::Up));
-                    return Ok(());
+            match self.postgres_ready().await {
+                Ok(lanes) => {
+                    self.board.connected(lanes);
+                    return lanes;
                 }
                 // Whatever it is (away, no grant yet, migration under way), it may be mended
                 // while we wait; nothing has been read so far.
@@ -56,7 +57,7 @@ impl Work {
         }
     }
 
-    async fn schema_ready(&self) -> anyhow::Result<()> {
+    async fn postgres_ready(&self) -> anyhow::Result<usize> {
         if self.config.postgres.migrate {
             migrate::migrate(&self.session).await.context("migrating the schema")?;
         } else {
@@ -66,7 +67,8 @@ impl Work {
             session.commit().await?;
             latest?;
         }
-        self.prepare_months().await
+        self.prepare_months().await?;
+        self.lanes().await
     }
 
     pub(super) async fn prepare_months(&self) -> anyhow::Result<()> {

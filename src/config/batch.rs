@@ -1,5 +1,6 @@
 //! `[batch]`: when a batch closes, and how many are written at a time.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -21,7 +22,46 @@ pub struct BatchConfig {
     #[serde(with = "duration")]
     pub linger: Duration,
     /// Batches written at the same time, each over a connection of its own.
-    pub lanes: usize,
+    pub lanes: Lanes,
+}
+
+/// How many lanes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Lanes {
+    /// As many as suit the distance to Postgres, measured at start.
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl TryFrom<String> for Lanes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            number => number
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|_| format!("`{text}` is neither auto nor a number")),
+        }
+    }
+}
+
+impl From<Lanes> for String {
+    fn from(lanes: Lanes) -> Self {
+        lanes.to_string()
+    }
+}
+
+impl fmt::Display for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Fixed(lanes) => lanes.fmt(f),
+        }
+    }
 }
 
 impl BatchConfig {
@@ -40,10 +80,10 @@ impl BatchConfig {
             Duration::from_secs(10),
         );
         problems.unless(
-            (1..=64).contains(&self.lanes),
+            !matches!(self.lanes, Lanes::Fixed(lanes) if !(1..=64).contains(&lanes)),
             "batch.lanes",
             self.lanes,
-            "between 1 and 64",
+            "auto, or between 1 and 64",
         );
     }
 }

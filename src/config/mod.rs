@@ -29,7 +29,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use batch::BatchConfig;
+pub use batch::{BatchConfig, Lanes};
 pub use dead_letters::DeadLettersConfig;
 pub use error::{ConfigError, Problem, Problems};
 pub use events::EventsConfig;

@@ -68,8 +68,12 @@ fn the_defaults_are_usable_and_are_what_the_file_says() {
 #[test]
 fn later_layers_win() {
     let file = "[batch]\nlanes = 3\nmax_events = 7\n[postgres]\nurl = 'postgres://file/db'\n";
+    assert_eq!(load(None, &[]).unwrap().batch.lanes, Lanes::Auto);
+    assert_eq!(load(Some(file), &[]).unwrap().batch.lanes, Lanes::Fixed(3));
+    let config = load(Some(file), &[("WORKER_BATCH__LANES", "auto")]).unwrap();
+    assert_eq!(config.batch.lanes, Lanes::Auto);
     let config = load(Some(file), &[("WORKER_BATCH__LANES", "5")]).unwrap();
-    assert_eq!((config.batch.lanes, config.batch.max_events), (5, 7));
+    assert_eq!((config.batch.lanes, config.batch.max_events), (Lanes::Fixed(5), 7));
     assert_eq!(config.postgres.url.expose(), "postgres://file/db");
 
     let alias = ("DATABASE_URL", "postgres://alias/db");
@@ -151,7 +155,7 @@ fn everything_wrong_is_said_at_once() {
     assert_says(
         &text,
         &[
-            "batch.lanes: `65` must be between 1 and 64 (from /",
+            "batch.lanes: `65` must be auto, or between 1 and 64 (from /",
             "batch.linger: ",
             "events.tombstones: `keep` is not one of dead_letter, skip, delete (from /",
             "events.max_future: `0s` must be between 1s and 31d",

@@ -83,8 +83,9 @@ pub(super) struct State {
 }
 
 impl StatusBoard {
-    /// An empty board of a worker with that many lanes, none of which has reached Postgres yet.
-    pub fn new(identity: Identity, lanes: usize) -> Self {
+    /// An empty board of a worker that has reached nothing yet. It has one lane until it knows
+    /// better: see [`Self::connected`].
+    pub fn new(identity: Identity) -> Self {
         let unknown = || Health::down("not connected yet");
         Self(Arc::new(Inner {
             identity,
@@ -93,7 +94,7 @@ impl StatusBoard {
             state: Mutex::new(State {
                 partitions: BTreeMap::new(),
                 given_up: BTreeMap::new(),
-                lanes: (0..lanes).map(|_| unknown()).collect(),
+                lanes: vec![unknown()],
                 kafka: unknown(),
                 pulses: Vec::new(),
                 troubles: 0,
@@ -217,6 +218,11 @@ impl StatusBoard {
         for (source, partition) in &mut self.lock().partitions {
             partition.status.standing = standing.get(source).copied().unwrap_or_default();
         }
+    }
+
+    /// Postgres answers, and that many lanes will work with it.
+    pub fn connected(&self, lanes: usize) {
+        self.lock().lanes = vec![Health::Up; lanes];
     }
 
     /// Whether Postgres answers on a lane's connection.

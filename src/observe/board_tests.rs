@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn board(lanes: usize) -> StatusBoard {
-    StatusBoard::new(Identity { group: "g".to_owned(), worker_id: "w".to_owned() }, lanes)
+fn board() -> StatusBoard {
+    StatusBoard::new(Identity { group: "g".to_owned(), worker_id: "w".to_owned() })
 }
 
 fn tp(partition: i32) -> TopicPartition {
@@ -18,7 +18,7 @@ fn only(board: &StatusBoard) -> PartitionView {
 
 #[test]
 fn a_partition_lives_from_assignment_to_revocation() {
-    let board = board(0);
+    let board = board();
     board.assigned(&tp(0));
     assert_eq!(only(&board).status.state, PartitionState::Claiming);
     assert_eq!((only(&board).lag_records, only(&board).lag_seconds), (None, None));
@@ -52,7 +52,7 @@ fn a_partition_lives_from_assignment_to_revocation() {
 
 #[test]
 fn lag_seconds_is_an_age() {
-    let board = board(0);
+    let board = board();
     board.assigned(&tp(0));
     board.claimed(&tp(0), Epoch(1), Some(Offset(0)));
     board.end(&tp(0), Offset(3));
@@ -76,7 +76,7 @@ fn lag_seconds_is_an_age() {
 
 #[test]
 fn lag_of_a_partition_that_stands_outlives_a_rebalance() {
-    let board = board(0);
+    let board = board();
     let later = Instant::now() + Duration::from_secs(100);
     let reassigned_at = |position| {
         board.revoked(&tp(0));
@@ -95,20 +95,16 @@ fn lag_of_a_partition_that_stands_outlives_a_rebalance() {
 
 #[test]
 fn readiness_names_every_reason() {
-    let board = board(2);
+    let board = board();
+    assert_eq!(board.readiness().unwrap_err(), ["starting", "Postgres, lane 0: not connected yet"]);
+    board.connected(2);
     board.assigned(&tp(0));
     board.postgres(1, Health::down("connection refused"));
     assert_eq!(
         board.readiness().unwrap_err(),
-        [
-            "starting",
-            "t[0] is not claimed yet",
-            "Postgres, lane 0: not connected yet",
-            "Postgres, lane 1: connection refused"
-        ]
+        ["starting", "t[0] is not claimed yet", "Postgres, lane 1: connection refused"]
     );
     board.lifecycle(Lifecycle::Running);
-    board.postgres(0, Health::Up);
     board.postgres(1, Health::Up);
     board.postgres(9, Health::down("no such lane"));
     board.claimed(&tp(0), Epoch(1), Some(Offset(0)));
@@ -128,7 +124,7 @@ fn readiness_names_every_reason() {
 
 #[test]
 fn what_halted_a_partition_is_shown_until_reading_begins() {
-    let board = board(0);
+    let board = board();
     board.assigned(&tp(0));
     board.state(&tp(0), PartitionState::Halted);
     board.error(&tp(0), "records were deleted");
@@ -143,7 +139,7 @@ fn what_halted_a_partition_is_shown_until_reading_begins() {
 
 #[test]
 fn liveness_names_stalled_loops() {
-    let board = board(0);
+    let board = board();
     let poll = board.heartbeat("poll");
     let lane = board.heartbeat("lane 0");
     let stall = Duration::from_millis(200);

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn gauges_show_what_the_board_knows_and_nothing_else() {
         let identity = Identity { group: "g".to_owned(), worker_id: "w".to_owned() };
-        let board = StatusBoard::new(identity, 1);
+        let board = StatusBoard::new(identity);
         let text = render(&board);
         assert!(text.contains("user_events_partitions_assigned 0\n"));
         assert!(text.contains("user_events_postgres_up 0\n"));
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn every_gauge_is_rendered() {
         let identity = Identity { group: "g".to_owned(), worker_id: "w".to_owned() };
-        let board = StatusBoard::new(identity, 1);
+        let board = StatusBoard::new(identity);
         let source = TopicPartition::new("t", 0);
         board.assigned(&source);
         board.claimed(&source, Epoch(1), Some(Offset(0)));

@@ -18,7 +18,7 @@ fn state() -> HttpState {
         PipelineMetrics::new();
     });
     HttpState {
-        board: StatusBoard::new(identity, 1),
+        board: StatusBoard::new(identity),
         metrics: recorder.handle(),
         loop_stall: Duration::from_millis(200),
     }

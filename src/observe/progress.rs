@@ -63,7 +63,7 @@ mod tests {
     /// A board of a worker whose only partition is ten records behind, with nothing wrong.
     fn behind() -> (StatusBoard, TopicPartition) {
         let identity = Identity { group: "g".to_owned(), worker_id: "w".to_owned() };
-        let board = StatusBoard::new(identity, 1);
+        let board = StatusBoard::new(identity);
         let source = TopicPartition::new("t", 0);
         board.kafka(Health::Up);
         board.postgres(0, Health::Up);

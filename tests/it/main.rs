@@ -11,6 +11,7 @@ mod checker;
 mod commands;
 mod dead_letters;
 mod demo;
+mod distance;
 mod duplicates;
 mod faults;
 mod fences;

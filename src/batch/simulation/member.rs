@@ -62,7 +62,8 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(name: String, options: &LaneOptions, metrics: &Arc<PipelineMetrics>) -> Self {
         let identity = Identity { group: "g".into(), worker_id: name.clone() };
-        let board = StatusBoard::new(identity, LANES);
+        let board = StatusBoard::new(identity);
+        board.connected(LANES);
         let seat = |index| {
             let options = LaneOptions { index, ..options.clone() };
             Seat::new(options, board.clone(), metrics.clone())

@@ -86,10 +86,7 @@ async fn chaos_a_failover_to_a_replica_that_lags_goes_on_from_where_that_stands(
     let services = Services::start(&[Service::Postgres]).await;
     let mut scene = Scene::on(&shared_brokers(), services.database_url(), 4).await;
     let proxy = Proxy::new().await;
-    let (login, rest) = services.database_url().split_once('@').unwrap();
-    let (address, database) = rest.split_once('/').unwrap();
-    proxy.leads_to(address).await;
-    let url = format!("{login}@{}/{database}", proxy.addr());
+    let url = proxy.leads_to_postgres(services.database_url()).await;
     let worker = worker_on(&scene, &url).await;
     scene.send(&events(2_000)).await;
     scene.caught_up().await;

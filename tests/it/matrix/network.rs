@@ -21,11 +21,8 @@ impl Network {
     async fn to_postgres(configured: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> Self {
         let scene = Scene::in_database(4).await;
         let proxy = Proxy::new().await;
-        let (server, database) = scene.database_url.rsplit_once('/').unwrap();
-        let (login, address) = server.rsplit_once('@').unwrap();
-        proxy.leads_to(address).await;
-        let url = format!("{login}@{}/{database}", proxy.addr());
-        let worker = configured(scene.worker().set("POSTGRES__URL", &url));
+        let url = proxy.leads_to_postgres(&scene.database_url).await;
+        let worker = configured(scene.worker().set("POSTGRES__URL", &url).set("BATCH__LANES", "2"));
         Self::begin(33, scene, proxy, worker).await
     }
 

@@ -123,6 +123,14 @@ impl Proxy {
         self.target.send_replace(Some(addr));
     }
 
+    /// The Postgres it leads to, by its URL; answers the URL of the way through the proxy.
+    pub async fn leads_to_postgres(&self, url: &str) -> String {
+        let (server, database) = url.rsplit_once('/').unwrap();
+        let (login, address) = server.rsplit_once('@').unwrap();
+        self.leads_to(address).await;
+        format!("{login}@{}/{database}", self.addr())
+    }
+
     /// Where clients connect.
     pub fn addr(&self) -> String {
         self.addr.to_string()
