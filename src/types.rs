@@ -1,5 +1,6 @@
 //! The few words the whole crate speaks: where a record is, and who may move an offset.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +25,10 @@ impl fmt::Display for TopicPartition {
         write!(f, "{}[{}]", self.topic, self.partition)
     }
 }
+
+/// What is kept by partition and looked up for every record. The standard hasher guards against
+/// keys chosen to collide; nobody chooses these but us, and a plainer one takes a fraction of it.
+pub type ByPartition<T> = HashMap<TopicPartition, T, foldhash::fast::RandomState>;
 
 /// The offset *of* a record that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,13 +1,12 @@
 //! Gathering: records in, one batch out, bounded by count and bytes.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::apply::{Batch, Content, Fingerprint, Item, OffsetRange, ReadyBatch};
 use crate::observe::metrics::Trigger;
-use crate::types::{Epoch, Offset, TopicPartition};
+use crate::types::{ByPartition, Epoch, Offset, TopicPartition};
 
 /// When a batch is ready.
 #[derive(Clone, Copy, Debug)]
@@ -24,27 +23,19 @@ pub struct Limits {
 pub(super) struct Gathering {
     limits: Limits,
     batch: ReadyBatch,
-    index: HashMap<TopicPartition, usize>,
+    index: ByPartition<usize>,
     bytes: usize,
     since: Option<Instant>,
 }
 
 impl Gathering {
     pub(super) fn new(limits: Limits) -> Self {
-        let (batch, index) = (Batch::default().into(), HashMap::new());
+        let (batch, index) = (Batch::default().into(), ByPartition::default());
         Self { limits, batch, index, bytes: 0, since: None }
     }
 
-    /// Adds a record. `from` is where its partition stands: the end of what was gathered before.
-    pub(super) fn push(
-        &mut self,
-        source: &TopicPartition,
-        epoch: Epoch,
-        from: Option<Offset>,
-        record: Fingerprint,
-        content: Content,
-    ) {
-        let range = self.range(source, epoch, from);
+    /// Adds a record to a range of this batch.
+    pub(super) fn push(&mut self, range: usize, record: Fingerprint, content: Content) {
         let batch = self.batch.change();
         let entry = &mut batch.ranges[range];
         entry.to = record.offset.next();
@@ -65,7 +56,14 @@ impl Gathering {
         self.batch.change().ranges[range].to = to;
     }
 
-    fn range(&mut self, source: &TopicPartition, epoch: Epoch, from: Option<Offset>) -> usize {
+    /// The range of a partition, begun if need be where `from` says: at the end of what was gathered
+    /// before.
+    pub(super) fn range(
+        &mut self,
+        source: &TopicPartition,
+        epoch: Epoch,
+        from: Option<Offset>,
+    ) -> usize {
         self.since.get_or_insert_with(Instant::now);
         if let Some(range) = self.index.get(source) {
             return *range;
@@ -133,7 +131,10 @@ impl Gathering {
         self.bytes = 0;
         self.since = None;
         self.index.clear();
-        Some((std::mem::replace(&mut self.batch, Batch::default().into()), trigger))
+        // The next one is likely to be as large: it need not grow step by step.
+        let items = Vec::with_capacity(self.batch.items.len());
+        let next = Batch { items, ..Batch::default() };
+        Some((std::mem::replace(&mut self.batch, next.into()), trigger))
     }
 
     /// Forgets a partition: revoked, or to be read again from elsewhere.
@@ -171,7 +172,8 @@ mod tests {
     fn push(gathering: &mut Gathering, partition: i32, offset: i64) {
         let record = Fingerprint { offset: RecordOffset(offset), timestamp_ms: -1, checksum: 0 };
         let source = TopicPartition::new("t", partition);
-        gathering.push(&source, Epoch(1), Some(Offset(3)), record, Content::Skipped);
+        let range = gathering.range(&source, Epoch(1), Some(Offset(3)));
+        gathering.push(range, record, Content::Skipped);
     }
 
     #[test]

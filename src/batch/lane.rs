@@ -25,7 +25,7 @@ use crate::observe::batch_span::BatchSpan;
 use crate::observe::board::{Health, StatusBoard};
 use crate::observe::metrics::PipelineMetrics;
 use crate::observe::rate_limit::LogGate;
-use crate::types::{Epoch, Offset, TopicPartition};
+use crate::types::{ByPartition, Epoch, Offset, TopicPartition};
 
 /// A beat shows that the lane's loop turns, whatever Postgres does.
 const BEAT: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ pub struct Lane {
     pub(super) metrics: Arc<PipelineMetrics>,
     heartbeat: Heartbeat,
     pub(super) log: LogGate,
-    pub(super) owned: HashMap<TopicPartition, Owned>,
+    pub(super) owned: ByPartition<Owned>,
     /// Assigned, and not yet claimed.
     pub(super) wanted: HashMap<TopicPartition, Generation>,
     pub(super) gathering: Gathering,
@@ -151,7 +151,7 @@ impl Lane {
             metrics,
             heartbeat,
             log: LogGate::new(Duration::from_secs(10)),
-            owned: HashMap::new(),
+            owned: ByPartition::default(),
             wanted: HashMap::new(),
             waiting: VecDeque::new(),
             unsettled: None,
@@ -374,10 +374,9 @@ impl Lane {
                 self.board.pending(&record.source, owned.gathered_since);
             }
         }
+        let range = self.gathering.range(&record.source, owned.epoch, owned.next);
         let fingerprint = Fingerprint::of(&record);
-        let source = record.source.clone();
-        let content = content(record, &self.options, now);
-        self.gathering.push(&source, owned.epoch, owned.next, fingerprint, content);
+        self.gathering.push(range, fingerprint, content(record, &self.options, now));
         owned.next = Some(next);
     }
 

@@ -1,6 +1,6 @@
 //! The assignment: what this worker may read, and how far each partition has come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,6 +45,7 @@ pub(super) struct Recheck {
 
 /// A partition assigned to this worker.
 pub(super) struct Partition {
+    pub(super) source: TopicPartition,
     pub(super) generation: Generation,
     pub(super) lane: usize,
     /// The claim's epoch, once there is one.
@@ -70,10 +71,11 @@ impl Partition {
     }
 }
 
-/// All partitions assigned, found by topic and number without copying the topic's name.
+/// All partitions assigned, found by topic and number as a message names them. Topics are few: to
+/// compare their names takes less than to hash one.
 #[derive(Default)]
 pub(super) struct Assignment {
-    topics: HashMap<Arc<str>, BTreeMap<i32, Partition>>,
+    topics: BTreeMap<Arc<str>, BTreeMap<i32, Partition>>,
     generations: u64,
 }
 
@@ -84,8 +86,9 @@ impl Assignment {
         Generation(self.generations)
     }
 
-    pub(super) fn insert(&mut self, source: &TopicPartition, partition: Partition) {
-        self.topics.entry(source.topic.clone()).or_default().insert(source.partition, partition);
+    pub(super) fn insert(&mut self, partition: Partition) {
+        let TopicPartition { topic, partition: number } = partition.source.clone();
+        self.topics.entry(topic).or_default().insert(number, partition);
     }
 
     pub(super) fn remove(&mut self, source: &TopicPartition) -> Option<Partition> {
@@ -97,44 +100,31 @@ impl Assignment {
     }
 
     pub(super) fn get_mut(&mut self, source: &TopicPartition) -> Option<&mut Partition> {
-        self.topics.get_mut(&source.topic)?.get_mut(&source.partition)
+        self.find(&source.topic, source.partition)
     }
 
-    /// Finds a partition as a message names it.
-    pub(super) fn find(
-        &mut self,
-        topic: &str,
-        partition: i32,
-    ) -> Option<(Arc<str>, &mut Partition)> {
-        let name = self.topics.get_key_value(topic)?.0.clone();
-        let partition = self.topics.get_mut(topic)?.get_mut(&partition)?;
-        Some((name, partition))
+    pub(super) fn find(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.get_mut(&partition)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (TopicPartition, &Partition)> {
-        self.topics.iter().flat_map(|(topic, partitions)| {
-            partitions.iter().map(|(number, p)| (TopicPartition::new(topic.clone(), *number), p))
-        })
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.topics.values().flat_map(BTreeMap::values)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (TopicPartition, &mut Partition)> {
-        self.topics.iter_mut().flat_map(|(topic, partitions)| {
-            partitions
-                .iter_mut()
-                .map(|(number, p)| (TopicPartition::new(topic.clone(), *number), p))
-        })
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.topics.values_mut().flat_map(BTreeMap::values_mut)
     }
 
     /// The partitions for which `wanted` says so.
     pub(super) fn which(&self, wanted: impl Fn(&Partition) -> bool) -> Vec<TopicPartition> {
-        self.iter().filter(|(_, p)| wanted(p)).map(|(source, _)| source).collect()
+        self.iter().filter(|p| wanted(p)).map(|p| p.source.clone()).collect()
     }
 
     /// The lane with the fewest partitions: a fixed rule such as `partition % lanes` would give
     /// all of them to one lane when Kafka hands this worker every second partition.
     pub(super) fn least_loaded(&self, lanes: usize) -> usize {
         let mut load = vec![0usize; lanes];
-        self.iter().for_each(|(_, p)| load[p.lane] += 1);
+        self.iter().for_each(|p| load[p.lane] += 1);
         (0..lanes).min_by_key(|lane| load[*lane]).unwrap_or(0)
     }
 }

@@ -194,8 +194,12 @@ impl LaneSlot {
 
     /// Hands over a delivery, behind what is held already.
     pub(super) fn deliver(&mut self, delivery: Delivery) {
-        self.held.push_back(delivery);
-        self.offer();
+        if !self.offer() {
+            self.held.push_back(delivery);
+        } else if let Err(back) = self.handle.deliver(delivery) {
+            self.held.push_back(back);
+            self.held_since = Some(Instant::now());
+        }
     }
 
     /// Offers what is held; true when nothing is left.
@@ -284,12 +288,12 @@ impl PollLoop {
 
     fn on_message(&mut self, message: &BorrowedMessage<'_>) {
         let found = self.assignment.find(message.topic(), message.partition());
-        let Some((topic, partition)) = found else { return };
+        let Some(partition) = found else { return };
         let Phase::Reading { start, .. } = &mut partition.phase else { return };
         if self.draining {
             return;
         }
-        let record = record::copy(message, &topic);
+        let record = record::copy(message, partition.source.clone());
         let at = Offset(record.offset.0);
         match start.admit(|| crate::apply::Fingerprint::of(&record), at) {
             Ok(true) => {

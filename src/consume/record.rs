@@ -1,7 +1,6 @@
 //! From librdkafka's borrowed message to a record of our own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use rdkafka::Message;
@@ -10,13 +9,13 @@ use rdkafka::message::{BorrowedMessage, Headers};
 use crate::event::{Header, RawRecord};
 use crate::types::{RecordOffset, TopicPartition};
 
-/// Copies a message out of librdkafka's memory: key and value into one buffer.
-pub(super) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> RawRecord {
+/// Copies a message of this partition out of librdkafka's memory: key and value into one buffer.
+pub(super) fn copy(message: &BorrowedMessage<'_>, source: TopicPartition) -> RawRecord {
     let (key, value) = (message.key(), message.payload());
     let bytes = Bytes::from([key.unwrap_or_default(), value.unwrap_or_default()].concat());
     let middle = key.map_or(0, <[u8]>::len);
     RawRecord {
-        source: TopicPartition::new(topic.clone(), message.partition()),
+        source,
         offset: RecordOffset(message.offset()),
         timestamp_ms: message.timestamp().to_millis().filter(|ms| *ms >= 0),
         key: key.map(|_| bytes.slice(..middle)),

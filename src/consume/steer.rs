@@ -38,6 +38,7 @@ impl PollLoop {
         info!(partitions = partitions.len(), "partitions assigned");
         for source in &partitions {
             let partition = Partition {
+                source: source.clone(),
                 generation: Generation::default(),
                 lane: self.assignment.least_loaded(self.lanes.len()),
                 phase: Phase::Claiming,
@@ -46,7 +47,7 @@ impl PollLoop {
                 next: Offset(0),
                 consumed: self.metrics.records_consumed(source),
             };
-            self.assignment.insert(source, partition);
+            self.assignment.insert(partition);
             self.board.assigned(source);
             self.claim(source);
         }
@@ -179,7 +180,8 @@ impl PollLoop {
         let mut begin = Vec::new();
         let mut ask = Vec::new();
         let mut claim = Vec::new();
-        for (source, partition) in self.assignment.iter_mut() {
+        for partition in self.assignment.iter_mut() {
+            let source = partition.source.clone();
             match &mut partition.phase {
                 Phase::Ready { start, first_ever } if partition.assigned => {
                     begin.push((source, *start, *first_ever));
@@ -222,12 +224,12 @@ impl PollLoop {
         for element in positions.elements() {
             let KafkaOffset::Offset(position) = element.offset() else { continue };
             let found = self.assignment.find(element.topic(), element.partition());
-            let Some((topic, partition)) = found else { continue };
+            let Some(partition) = found else { continue };
             let position = Offset(position);
             let reading = matches!(partition.phase, Phase::Reading { recheck: None, .. });
             if reading && position > partition.next {
                 partition.next = position;
-                let source = TopicPartition::new(topic, element.partition());
+                let source = partition.source.clone();
                 let advance = Delivery::Advance(partition.generation, source, position);
                 self.lanes[partition.lane].deliver(advance);
             }
@@ -306,10 +308,10 @@ impl PollLoop {
     /// short below it, and does not say which one: ask about all.
     pub(super) fn recheck(&mut self) {
         let mut ask = Vec::new();
-        for (source, partition) in self.assignment.iter_mut() {
+        for partition in self.assignment.iter_mut() {
             if let Phase::Reading { recheck, .. } = &mut partition.phase {
                 *recheck = Some(Recheck { at: partition.next, ask_again: None });
-                ask.push((source, partition.generation));
+                ask.push((partition.source.clone(), partition.generation));
             }
         }
         for (source, generation) in ask {
