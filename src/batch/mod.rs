@@ -96,6 +96,16 @@ pub struct LaneInbox {
     queued: Arc<Queued>,
 }
 
+#[cfg(test)]
+impl LaneInbox {
+    /// What is next in the queue, as a lane takes it.
+    pub(crate) fn take(&mut self) -> Option<Delivery> {
+        let taken = self.deliveries.try_recv().ok()?;
+        self.queued.took(&taken);
+        Some(taken)
+    }
+}
+
 /// Bytes on the way from the poll thread to a lane.
 struct Queued {
     bytes: AtomicUsize,
@@ -184,8 +194,7 @@ mod tests {
         assert!(handle.deliver(record(50_000)).is_ok(), "one record always fits");
         assert!(handle.deliver(record(1)).is_err(), "no byte is left");
         assert!(!handle.has_room());
-        let taken = inbox.deliveries.try_recv().expect("one is queued");
-        inbox.queued.took(&taken);
+        inbox.take().expect("one is queued");
         assert!(handle.has_room());
         for _ in 0..3 {
             assert!(handle.deliver(record(1)).is_ok());

@@ -5,6 +5,7 @@
 //! assignment.rs  per partition: claiming -> reading, or fenced, or halted
 //! start.rs       where reading begins, or why it must not (pure)
 //! poll.rs        the loop: records to lanes, notices from lanes
+//! slot.rs        a lane as the loop sees it: what waits before its full queue
 //! steer.rs       claims, fences, halts, and what is due
 //! begin.rs       telling librdkafka: assign and seek, pause and resume
 //! watchdog.rs    is anything applied of what waits? (pure)
@@ -21,6 +22,7 @@ mod log_ends;
 mod poll;
 mod rebuild;
 mod record;
+mod slot;
 pub(crate) mod start;
 mod statistics;
 mod steer;

@@ -5,7 +5,7 @@
 //! lane's partitions are paused and polling goes on, so that membership is never lost. Pausing at
 //! once would be wasteful: it throws away what librdkafka has fetched ahead.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use crate::consume::client::{Client, subscribe};
 use crate::consume::context::{Event, Events, WorkerConsumer};
 use crate::consume::log_ends::LogEndsThread;
 use crate::consume::record;
+use crate::consume::slot::LaneSlot;
 use crate::consume::watchdog::Watchdog;
 use crate::failpoint::{self, Guard, Mishap};
 use crate::observe::Heartbeat;
@@ -72,17 +73,6 @@ pub enum Stopped {
     Drained,
     /// Kafka will not have this member any more.
     Fatal(KafkaError),
-}
-
-/// A lane as the polling thread sees it.
-pub(super) struct LaneSlot {
-    pub(super) handle: LaneHandle,
-    /// What its queue had no room for. More than one only if librdkafka hands out records of a
-    /// partition just paused.
-    held: VecDeque<Delivery>,
-    held_since: Option<Instant>,
-    pub(super) paused: bool,
-    drained: bool,
 }
 
 /// The running thread.
@@ -185,35 +175,6 @@ pub(super) struct PollLoop {
     pub(super) last_error: Instant,
     drain: Arc<AtomicBool>,
     pub(super) draining: bool,
-}
-
-impl LaneSlot {
-    fn new(handle: LaneHandle) -> Self {
-        Self { handle, held: VecDeque::new(), held_since: None, paused: false, drained: false }
-    }
-
-    /// Hands over a delivery, behind what is held already.
-    pub(super) fn deliver(&mut self, delivery: Delivery) {
-        if !self.offer() {
-            self.held.push_back(delivery);
-        } else if let Err(back) = self.handle.deliver(delivery) {
-            self.held.push_back(back);
-            self.held_since = Some(Instant::now());
-        }
-    }
-
-    /// Offers what is held; true when nothing is left.
-    fn offer(&mut self) -> bool {
-        while let Some(delivery) = self.held.pop_front() {
-            if let Err(back) = self.handle.deliver(delivery) {
-                self.held.push_front(back);
-                self.held_since.get_or_insert_with(Instant::now);
-                return false;
-            }
-        }
-        self.held_since = None;
-        true
-    }
 }
 
 impl PollLoop {
