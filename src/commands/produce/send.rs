@@ -188,7 +188,7 @@ impl Sender {
     pub fn serve(&self, time: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         loop {
-            self.producer.poll(Duration::ZERO);
+            self.take_deliveries();
             if let Some(error) = self.producer.context().failure.get() {
                 return Err(error.clone()).context("a record could not be delivered");
             }
@@ -198,6 +198,17 @@ impl Sender {
             }
             // Asleep: rdkafka's own wait spins through its last millisecond, which is all of ours.
             thread::sleep(left.min(SERVE));
+        }
+    }
+
+    /// Takes what has come: one poll without a wait brings the deliveries of one batch at most.
+    fn take_deliveries(&self) {
+        loop {
+            let before = self.acknowledged();
+            self.producer.poll(Duration::ZERO);
+            if self.acknowledged() == before {
+                return;
+            }
         }
     }
 
