@@ -50,8 +50,9 @@ pub(crate) struct Steady(pub(crate) Vec<Case<Setting, Run>>);
 const RATES: [u64; 3] = [1_000, 5_000, 20_000];
 /// Of the rate of a drain: much, and not so much that nothing may happen.
 const SHARE: f64 = 0.6;
-/// Joining the group and preparing statements are start-up: they are over after this.
-const WARM_UP_SECONDS: u64 = 3;
+/// Joining the group, preparing statements, and what the brokers compile on first use (seconds, on a
+/// machine that has two cores for all) are start-up: they are over after this.
+const WARM_UP_SECONDS: u64 = 10;
 
 /// `drain` is the rate of a drain in events per second, if it is known.
 pub(crate) async fn measure(
