@@ -5,16 +5,19 @@ use std::alloc::System;
 use std::hint::black_box;
 use std::time::Duration;
 
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 use time::OffsetDateTime;
+use user_events_worker::apply::{Batch, Content, Fingerprint, Item, OffsetRange, ReadyBatch};
 use user_events_worker::commands::produce::{Clock, Generator, Recipe};
 use user_events_worker::event::{Decoded, Event, RawRecord, Rules, Tombstones, UserChange, decode};
-use user_events_worker::types::{RecordOffset, TopicPartition};
+use user_events_worker::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const EVENTS: usize = 20_000;
+/// The worker's default.
+const BATCH: usize = 5_000;
 
 /// Records as the generator makes them: about 250 bytes, without a `sequence`.
 fn records(binary: f64, profile: f64) -> Vec<RawRecord> {
@@ -53,14 +56,46 @@ fn count<T, U>(name: &str, items: &[T], each: impl Fn(&T) -> U) -> Vec<U> {
     let mut results = Vec::with_capacity(items.len());
     let region = Region::new(ALLOCATOR);
     results.extend(items.iter().map(|item| black_box(each(item))));
-    let used = region.change();
-    let per_event = |number: usize| number as f64 / items.len() as f64;
+    report(name, &region.change(), items.len());
+    results
+}
+
+fn report(name: &str, used: &Stats, events: usize) {
+    let per_event = |number: usize| number as f64 / events as f64;
     println!(
         "| {name} | {:.1} | {:.0} |",
         per_event(used.allocations + used.reallocations),
         per_event(used.bytes_allocated),
     );
-    results
+}
+
+/// Full batches of these records, as a lane gathers them.
+fn batches(records: Vec<RawRecord>) -> Vec<ReadyBatch> {
+    let mut records = records.into_iter().peekable();
+    let mut batches = Vec::new();
+    while let Some(first) = records.peek() {
+        let (source, from) = (first.source.clone(), Offset(first.offset.0));
+        let item = |record: RawRecord| Item {
+            range: 0,
+            record: Fingerprint::of(&record),
+            content: Content::Event(Box::new(event(&record)), record),
+        };
+        let items: Vec<Item> = records.by_ref().take(BATCH).map(item).collect();
+        let last = items[items.len() - 1].record;
+        let to = last.offset.next();
+        let range = OffsetRange { source, epoch: Epoch(1), from: Some(from), to, last: Some(last) };
+        batches.push(ReadyBatch::from(Batch { items, ranges: vec![range] }));
+    }
+    batches
+}
+
+/// Makes the statements of full batches, and says what it took per event.
+fn count_prepared(name: &str, mut batches: Vec<ReadyBatch>) {
+    let region = Region::new(ALLOCATOR);
+    batches.iter_mut().for_each(ReadyBatch::prepare);
+    let used = region.change();
+    assert!(batches.iter().all(ReadyBatch::is_prepared), "nothing was prepared");
+    report(name, &used, EVENTS);
 }
 
 fn main() {
@@ -69,4 +104,6 @@ fn main() {
     count("decode, binary", &records(1.0, 0.1), event);
     let events = count("decode, structured, all profile", &records(0.0, 1.0), event);
     count("change of a profile event", &events, UserChange::of);
+    count_prepared("fold and columns of full batches", batches(records(0.0, 0.1)));
+    count_prepared("fold and columns of full batches, all profile", batches(records(0.0, 1.0)));
 }

@@ -1,8 +1,9 @@
 //! All wiring of `run`: who starts, who stops, in which order.
 //!
 //! Start: HTTP (so that probes are answered at once), then Postgres (migrations, and how far away it
-//! is), then Kafka (its cluster id), then whose schema it is, then lanes, then polling. Stop: readiness drops, polling
-//! stops reading, lanes finish, offsets are mirrored, the group is left, HTTP ends last.
+//! is), then Kafka (its cluster id), then whose schema it is, then lanes, then polling. Stop:
+//! readiness drops, polling stops reading, lanes finish, offsets are mirrored, the group is left,
+//! HTTP ends last.
 
 mod lanes;
 mod prepare;

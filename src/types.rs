@@ -27,7 +27,7 @@ impl fmt::Display for TopicPartition {
 }
 
 /// What is kept by partition and looked up for every record. The standard hasher guards against
-/// keys chosen to collide; nobody chooses these but us, and a plainer one takes a fraction of it.
+/// keys chosen to collide; nobody chooses these but us, and a plainer one takes a fraction of the time.
 pub type ByPartition<T> = HashMap<TopicPartition, T, foldhash::fast::RandomState>;
 
 /// The offset *of* a record that exists.

@@ -14,13 +14,15 @@ use crate::config::Lanes;
 
 /// Round trips of one batch: BEGIN, lock, fence, ledger, users, COMMIT.
 const TRIPS: f64 = 6.0;
+/// Without a statement cache the four in the middle are prepared each time, a round trip more.
+const TRIPS_UNCACHED: f64 = 10.0;
 /// What a full batch takes in Postgres, as measured on 2 cores.
 const BATCH: Duration = Duration::from_millis(60);
 /// Batches that Postgres is to work on at a time: it would idle while a single one gathers.
 const FEWEST: usize = 2;
 /// Each lane costs memory and a connection, however far away Postgres is.
 const MOST: usize = 8;
-/// The least of a few tries is the distance; the rest of the others is chance.
+/// The least of a few tries is the distance; what the others take beyond it is chance.
 const TRIES: usize = 5;
 
 impl Work {
@@ -31,7 +33,8 @@ impl Work {
             Lanes::Auto => {
                 let round_trip =
                     round_trip(&self.session).await.context("measuring the way to postgres")?;
-                let lanes = lanes_for(round_trip);
+                let trips = if self.session.statement_cache { TRIPS } else { TRIPS_UNCACHED };
+                let lanes = lanes_for(round_trip, trips);
                 info!(?round_trip, lanes, "as many lanes as suit the distance to postgres");
                 Ok(lanes)
             }
@@ -39,8 +42,8 @@ impl Work {
     }
 }
 
-fn lanes_for(round_trip: Duration) -> usize {
-    let under_way = TRIPS * round_trip.as_secs_f64() / BATCH.as_secs_f64();
+fn lanes_for(round_trip: Duration, trips: f64) -> usize {
+    let under_way = trips * round_trip.as_secs_f64() / BATCH.as_secs_f64();
     let lanes = FEWEST as f64 * (1.0 + under_way);
     (lanes.round() as usize).clamp(FEWEST, MOST)
 }
@@ -69,8 +72,9 @@ mod tests {
         for (millis, lanes) in
             [(0, 2), (1, 2), (2, 2), (5, 3), (10, 4), (20, 6), (30, 8), (50, 8), (60_000, 8)]
         {
-            assert_eq!(lanes_for(Duration::from_millis(millis)), lanes, "{millis} ms");
+            assert_eq!(lanes_for(Duration::from_millis(millis), TRIPS), lanes, "{millis} ms");
         }
-        assert_eq!(lanes_for(Duration::MAX), 8);
+        assert_eq!(lanes_for(Duration::from_millis(5), TRIPS_UNCACHED), 4);
+        assert_eq!(lanes_for(Duration::MAX, TRIPS), 8);
     }
 }

@@ -97,6 +97,13 @@ impl Batch {
         self.ranges.is_empty()
     }
 
+    /// Its records, in their order.
+    #[cfg(test)]
+    pub(super) fn positions(&self) -> Vec<(TopicPartition, RecordOffset)> {
+        let of = |item: &Item| (self.ranges[item.range].source.clone(), item.record.offset);
+        self.items.iter().map(of).collect()
+    }
+
     /// Cuts the batch in two that give the same result applied one after the other.
     ///
     /// The first half ends at its own last records, and the second begins there.

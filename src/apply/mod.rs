@@ -20,6 +20,7 @@ mod ledger;
 #[doc(hidden)]
 pub mod measure;
 pub mod migrate;
+mod months;
 pub mod moves;
 mod outcome;
 mod prepared;

@@ -8,6 +8,8 @@ use sqlx::query::Query;
 
 use crate::apply::batch::Batch;
 use crate::apply::{ledger, users};
+#[cfg(test)]
+use crate::types::RecordOffset;
 use crate::types::{Epoch, TopicPartition};
 
 /// A checked statement with its columns encoded: it borrows nothing of the batch.
@@ -58,6 +60,17 @@ impl ReadyBatch {
         }
     }
 
+    /// Whether its statements are there.
+    pub fn is_prepared(&self) -> bool {
+        self.prepared.is_some()
+    }
+
+    /// Whether its statements, if any, are those of its records.
+    #[cfg(test)]
+    pub(crate) fn agrees(&self) -> bool {
+        self.prepared.as_ref().is_none_or(|prepared| prepared.of == self.batch.positions())
+    }
+
     pub(super) fn take_prepared(&mut self) -> Option<Prepared> {
         self.prepared.take()
     }
@@ -71,6 +84,9 @@ pub(super) struct Prepared {
     /// The insert into the ledger; nothing for a batch without events.
     pub(super) ledger: Option<Statement>,
     pub(super) users: Users,
+    /// The records it was made of.
+    #[cfg(test)]
+    of: Vec<(TopicPartition, RecordOffset)>,
 }
 
 /// What is to be written to `users`.
@@ -85,11 +101,12 @@ impl Prepared {
     /// `None` when the batch holds an event twice, so that not all can be new.
     fn of(batch: &Batch) -> Option<Self> {
         let ledger = ledger::insert_of_all(batch)?;
-        let users = match users::write_of_all(batch) {
-            Some(statement) => Users::Statement(statement),
-            None => Users::AfterReading,
-        };
-        Some(Self { ledger, users })
+        Some(Self {
+            ledger,
+            users: users::write_of_all(batch),
+            #[cfg(test)]
+            of: batch.positions(),
+        })
     }
 }
 
@@ -97,7 +114,7 @@ impl Prepared {
 mod tests {
     use super::*;
     use crate::apply::batch::{Content, Fingerprint, Item, OffsetRange};
-    use crate::types::{Offset, RecordOffset};
+    use crate::types::Offset;
 
     #[test]
     fn a_batch_that_is_changed_loses_its_statements_and_one_under_a_new_epoch_keeps_them() {
@@ -116,8 +133,8 @@ mod tests {
         batch.prepare();
         batch.renew(&source, Epoch(2));
         assert_eq!(batch.ranges[0].epoch, Epoch(2));
-        assert!(batch.prepared.is_some());
+        assert!(batch.is_prepared());
         batch.change().drop_partition(&source);
-        assert!(batch.prepared.is_none());
+        assert!(!batch.is_prepared());
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::apply::batch::Batch;
 use crate::apply::ledger::{self, Fresh};
-use crate::apply::prepared::Statement;
+use crate::apply::prepared::{Statement, Users};
 use crate::apply::users::writes::Writes;
 use crate::event::{Event, Sequence, SequenceGate, UserChange, UserId, Verdict};
 
@@ -49,15 +49,14 @@ pub(super) async fn write(
     }
 }
 
-/// What is to be written when all events are fresh; `None` when that depends on what is stored,
-/// because some carry a `sequence`.
-pub(super) fn write_of_all(batch: &Batch) -> Option<Option<Statement>> {
+/// What is to be written when all events are fresh.
+pub(super) fn write_of_all(batch: &Batch) -> Users {
     let events: Vec<&Event> = ledger::events(batch).map(|(_, event)| event).collect();
     if events.iter().any(|event| event.sequence.is_some()) {
-        return None;
+        return Users::AfterReading;
     }
     let (changes, _) = fold(&events, HashMap::new());
-    Some(Writes::of(&changes).statement())
+    Users::Statement(Writes::of(&changes).statement())
 }
 
 /// Folds events in arrival order into one change per user, sorted by user.

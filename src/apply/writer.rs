@@ -8,13 +8,13 @@ use time::Date;
 use crate::apply::batch::{Batch, Content, OffsetRange};
 use crate::apply::claims::{self, Claim, Fenced, Holder};
 use crate::apply::dead_letters::{self, Caps, DeadLetter};
-use crate::apply::ledger::{self, Fresh, Inserted, Month};
+use crate::apply::ledger::{self, Fresh, Inserted};
+use crate::apply::months::Checked;
 use crate::apply::outcome::{Applied, ApplyError, Outcome, Resolution};
 use crate::apply::prepared::{Prepared, ReadyBatch, Users};
 use crate::apply::session::{Session, SessionOptions};
 use crate::apply::users::{self, LockFirst};
 use crate::apply::verdict::{self, Verdict};
-use crate::event::{Reason, Rejection};
 use crate::failpoint::{self, Guard, Point};
 use crate::types::{Epoch, Offset, TopicPartition};
 
@@ -49,13 +49,6 @@ impl Held {
     }
 }
 
-/// What looking for its months did to a batch.
-enum Checked {
-    AsItWas,
-    /// Some of its events are dead letters now.
-    Changed,
-}
-
 /// What writing a batch, up to its COMMIT, came to.
 enum Written {
     All(Applied),
@@ -73,9 +66,9 @@ const WARY_BATCHES: u32 = 100;
 
 /// A connection with a memory of which ledger months exist.
 pub struct Writer {
-    options: WriterOptions,
-    session: Session,
-    months: HashSet<Date>,
+    pub(super) options: WriterOptions,
+    pub(super) session: Session,
+    pub(super) months: HashSet<Date>,
     careful: u32,
     wary: u32,
 }
@@ -227,18 +220,6 @@ impl Writer {
         self.cleaned(result).await
     }
 
-    /// Creates ledger months ahead of time.
-    ///
-    /// # Errors
-    /// When Postgres does not answer or refuses.
-    pub async fn prepare_months(&mut self, months: &[Date]) -> Result<(), ApplyError> {
-        for month in months {
-            let result = self.ensure_month(*month).await;
-            self.cleaned(result).await?;
-        }
-        Ok(())
-    }
-
     /// Turns the only record of a batch into a dead letter, or answers false when there is not
     /// exactly one event to blame.
     pub fn refuse(&self, batch: &mut Batch, error: &ApplyError) -> bool {
@@ -261,37 +242,6 @@ impl Writer {
             }
         }
         refused
-    }
-
-    /// Creates the months the batch's events belong to; events of an expired one are rejected.
-    async fn ensure_months(&mut self, batch: &mut ReadyBatch) -> Result<Checked, ApplyError> {
-        let mut checked = Checked::AsItWas;
-        let mut months: Vec<Date> =
-            ledger::events(batch).map(|(_, event)| ledger::month_of(event.time)).collect();
-        months.dedup();
-        let wanted: HashSet<Date> =
-            months.into_iter().filter(|month| !self.months.contains(month)).collect();
-        for month in wanted {
-            if self.ensure_month(month).await? == Month::Expired {
-                reject_month(batch.change(), month, self.options.caps);
-                checked = Checked::Changed;
-            }
-        }
-        Ok(checked)
-    }
-
-    async fn ensure_month(&mut self, month: Date) -> Result<Month, ApplyError> {
-        let ensured = async {
-            let conn = self.session.begin().await?;
-            let answer = ledger::ensure_month(conn, month).await?;
-            self.session.commit().await?;
-            Ok(answer)
-        };
-        let answer = ensured.await.map_err(ApplyError::at("ledger month"))?;
-        if answer == Month::Ready {
-            self.months.insert(month);
-        }
-        Ok(answer)
     }
 
     async fn judge_fenced(&mut self, batch: &Batch, fenced: Vec<TopicPartition>) -> Outcome {
@@ -333,7 +283,10 @@ impl Writer {
         Outcome::Failed(error)
     }
 
-    async fn cleaned<T>(&mut self, result: Result<T, ApplyError>) -> Result<T, ApplyError> {
+    pub(super) async fn cleaned<T>(
+        &mut self,
+        result: Result<T, ApplyError>,
+    ) -> Result<T, ApplyError> {
         if let Err(error) = &result {
             self.clean_up(error).await;
         }
@@ -366,7 +319,7 @@ async fn insert(
     batch: &Batch,
     prepared: Option<Prepared>,
 ) -> sqlx::Result<Option<(Fresh, Users)>> {
-    let Some(Prepared { ledger, users }) = prepared else {
+    let Some(Prepared { ledger, users, .. }) = prepared else {
         let fresh = ledger::insert_missing(conn, batch).await?;
         return Ok(Some((fresh, Users::AfterReading)));
     };
@@ -392,23 +345,6 @@ pub(crate) fn committed(
 
 fn epochs(renewed: Vec<(TopicPartition, Epoch, Option<Offset>)>) -> Vec<(TopicPartition, Epoch)> {
     renewed.into_iter().map(|(source, epoch, _)| (source, epoch)).collect()
-}
-
-fn reject_month(batch: &mut Batch, month: Date, caps: Caps) {
-    for item in &mut batch.items {
-        let Content::Event(event, _) = &item.content else { continue };
-        if ledger::month_of(event.time) != month {
-            continue;
-        }
-        let Content::Event(_, raw) = std::mem::replace(&mut item.content, Content::Skipped) else {
-            continue;
-        };
-        let detail = "`time` lies in a month that was dropped from the ledger for its age; \
-                      send events within the retention"
-            .to_owned();
-        let rejection = Rejection { reason: Reason::TimeOutOfRange, detail };
-        item.content = Content::DeadLetter(Box::new(DeadLetter::new(raw, rejection, caps)));
-    }
 }
 
 fn count(batch: &Batch, fresh: &ledger::Fresh, stale: u64) -> Applied {

@@ -100,7 +100,7 @@ pub(super) enum Done {
 }
 
 /// The running job, if any: on a task of its own, so that it goes on while the lane decodes and
-/// prepares the next batch. To drop it is to end it.
+/// prepares the next batch. Dropped, it ends at its next wait; until then the fence decides.
 type Running = JoinSet<(Writer, Done)>;
 
 /// See the module.
@@ -201,7 +201,7 @@ impl Lane {
                     None => return,
                 },
                 Some(ended) = running.join_next() => {
-                    let (writer, done) = returned(ended);
+                    let Some((writer, done)) = returned(ended) else { return };
                     self.expects_new = writer.expects_new();
                     self.writer = Some(writer);
                     self.on_done(done);
@@ -397,11 +397,12 @@ fn content(record: RawRecord, options: &LaneOptions, now: OffsetDateTime) -> Con
     }
 }
 
-/// What a job came to. It is never cancelled while somebody waits for it; its panic is the lane's.
-fn returned(ended: Result<(Writer, Done), JoinError>) -> (Writer, Done) {
-    match ended {
-        Ok(returned) => returned,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+/// What a job came to; `None` when the process is being torn down. Its panic is the lane's.
+fn returned(ended: Result<(Writer, Done), JoinError>) -> Option<(Writer, Done)> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(returned) => Some(returned),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_cancelled)) => None,
     }
 }
 

@@ -41,9 +41,10 @@ const COMPLETE: &str = "this would let records that must not be applied pass, or
 const NO_TOPIC: &str = "a misspelt topic must be an error, not a new topic";
 const MAY_LEAK: &str = "librdkafka's debug output may print secrets and personal data";
 const OURS: &str = "it has its own key";
+const FETCH: &str = "how much is fetched follows from the prefetch and the number of lanes";
 
 /// Refused properties and why.
-const REFUSED: [(&str, &str, &str); 35] = [
+const REFUSED: [(&str, &str, &str); 37] = [
     ("enable.auto.commit", POSITIONS, ""),
     ("auto.commit.enable", POSITIONS, ""),
     ("auto.commit.interval.ms", POSITIONS, "commit_interval"),
@@ -70,6 +71,8 @@ const REFUSED: [(&str, &str, &str); 35] = [
     ("statistics.interval.ms", OURS, "lag_interval"),
     ("topic.metadata.refresh.interval.ms", OURS, "topic_refresh_interval"),
     ("queued.max.messages.kbytes", OURS, "prefetch_bytes"),
+    ("message.max.bytes", FETCH, "prefetch_bytes"),
+    ("receive.message.max.bytes", FETCH, "prefetch_bytes"),
     ("security.protocol", OURS, "security_protocol"),
     ("sasl.mechanism", OURS, "sasl_mechanism"),
     ("sasl.mechanisms", OURS, "sasl_mechanism"),

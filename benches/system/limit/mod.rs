@@ -64,10 +64,9 @@ pub(crate) async fn measure(services: &Services, plan: &Plan) -> Result<Limit> {
         (Way::Copy, 1),
         (Way::Worker, 2),
         (Way::Plain, 2),
-        (Way::Copy, 2),
         (Way::Worker, 4),
     ];
-    let profile = [(Way::Worker, 1), (Way::Plain, 1), (Way::Copy, 1), (Way::Worker, 2)];
+    let profile = [(Way::Worker, 1), (Way::Plain, 1), (Way::Worker, 2)];
     let setting = |mix| move |(way, connections)| Setting { mix, way, connections, count };
     let settings = even.map(setting(Mix::Even)).into_iter();
     let settings = settings.chain(profile.map(setting(Mix::Profile))).collect();

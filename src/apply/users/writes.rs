@@ -72,10 +72,10 @@ impl<'a> Writes<'a> {
     /// `counted`: events that leave the profile alone. `merged`: `user.updated`, members replaced
     /// one by one, unless the stored user is deleted; `trimmed`: the same where a null takes members
     /// out. `replaced`: `user.created`, the profile is what the event says and the user lives (or,
-    /// when a deletion followed in the same batch, is deleted). Last `user.deleted`: emptied; an
-    /// update before it in the same batch shows in `updated_at` only where the stored user was not
-    /// deleted already.
-    pub(super) fn statement(&self) -> Option<Statement> {
+    /// when a deletion followed in the same batch, is deleted). The rest is `user.deleted`: emptied;
+    /// an update before it in the same batch shows in `updated_at` only where the stored user was
+    /// not deleted already. In which order Postgres runs them does not matter.
+    pub(super) fn statement(self) -> Option<Statement> {
         if self.is_empty() {
             return None;
         }
@@ -167,7 +167,7 @@ impl<'a> Writes<'a> {
             &trim.events,
             &trim.updated as _,
             &trim.profiles,
-            Value::Object(trimmed.clone()),
+            Value::Object(trimmed),
             &replace.users as _,
             &replace.sequences as _,
             &replace.created,

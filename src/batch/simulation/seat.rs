@@ -54,6 +54,8 @@ impl Seat {
         for _ in 0..self.lane.room().min(self.queue.len()) {
             self.lane.on_delivery(self.queue.pop_front().expect("counted"), super::now());
         }
+        // Whatever happens before its turn, what is prepared must stay true.
+        self.lane.gathering.prepare();
     }
 
     /// Starts the lane's next job, if there is one and the lane is idle. With nothing left to do a
@@ -88,6 +90,7 @@ impl Seat {
                 Done::Claimed(wanted, answer(fate, || database.claim(worker, &sources)))
             }
             Job::Apply(batch, _) => {
+                assert!(batch.agrees(), "prepared of other records");
                 let batch = batch.into_batch();
                 is_complete(&batch, logs);
                 let outcome = match fate {

@@ -271,10 +271,7 @@ impl Rate {
         let due = Duration::from_secs_f64(self.passed as f64 / self.per_second as f64);
         let now = self.started.elapsed();
         if due > now {
-            // Not below a millisecond, the finest the producer can wait.
-            return Pace::Wait(
-                (due - now).clamp(Duration::from_millis(1), Duration::from_millis(100)),
-            );
+            return Pace::Wait((due - now).clamp(SERVE, Duration::from_millis(100)));
         }
         if now - due > Duration::from_secs(1) {
             // Held up: carry on at the rate instead of making up for it in a burst.
