@@ -71,7 +71,7 @@ impl Work {
         self.lanes().await
     }
 
-    pub(super) async fn prepare_months(&self) -> anyhow::Result<()> {
+    async fn prepare_months(&self) -> anyhow::Result<()> {
         let mut writer = Writer::new(self.writer_options());
         let months = months_from(OffsetDateTime::now_utc(), self.config.ledger.months_ahead);
         Ok(writer.prepare_months(&months).await?)

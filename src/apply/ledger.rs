@@ -65,7 +65,7 @@ pub(super) async fn insert_all(
 
 /// Inserts those events that are not in the ledger yet.
 ///
-/// Most of a batch may be there, after a rewind: those are looked up first, which costs a quarter of
+/// Most of a batch may be there, after a rewind: those are looked up first, which costs less than
 /// offering them. What another writer inserts meanwhile, the insert itself notices.
 pub(super) async fn insert_missing(conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<Fresh> {
     let mut rows = sorted(batch);
