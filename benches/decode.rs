@@ -44,7 +44,7 @@ fn structured() -> RawRecord {
 
 fn binary() -> RawRecord {
     let header = |(name, value): &(&str, &str)| Header {
-        name: format!("ce_{name}"),
+        name: format!("ce_{name}").into(),
         value: Some(value.to_string().into()),
     };
     record(DATA.to_owned(), ATTRIBUTES.iter().map(header).collect())

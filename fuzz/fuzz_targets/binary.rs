@@ -13,8 +13,8 @@ fuzz_target!(|input: &[u8]| {
         let line = &rest[..end];
         rest = &rest[end + 1..];
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { break };
-        let name = String::from_utf8_lossy(&line[..colon]).into_owned();
-        headers.push(Header { name, value: Some(line[colon + 1..].to_vec()) });
+        let name = String::from_utf8_lossy(&line[..colon]).into_owned().into();
+        headers.push(Header { name, value: Some(line[colon + 1..].to_vec().into()) });
     }
     common::decode(b"u".to_vec(), rest.to_vec(), headers);
 });

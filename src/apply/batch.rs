@@ -26,8 +26,8 @@ impl Content {
     }
 }
 
-/// Bytes that a header takes besides its text, roughly.
-const HEADER: usize = size_of::<Header>() + 64;
+/// Bytes that a header takes besides its text.
+const HEADER: usize = size_of::<Header>();
 
 /// One record of a batch.
 #[derive(Debug)]

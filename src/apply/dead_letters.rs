@@ -107,7 +107,7 @@ fn keep_headers(headers: &[Header], cap: usize) -> (String, i32, Option<Vec<u8>>
         hash.update([0]);
         hash.update(value.unwrap_or_default());
         if length <= cap {
-            kept.push(json!({ "name": header.name, "value": value.map(|v| BASE64.encode(v)) }));
+            kept.push(json!({ "name": &*header.name, "value": value.map(|v| BASE64.encode(v)) }));
         }
     }
     let sha256 = (length > cap).then(|| hash.finalize().to_vec());

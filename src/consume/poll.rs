@@ -26,7 +26,6 @@ use crate::consume::begin::{Pending, partition_list};
 use crate::consume::client::{Client, subscribe};
 use crate::consume::context::{Event, Events, WorkerConsumer};
 use crate::consume::log_ends::LogEndsThread;
-use crate::consume::record;
 use crate::consume::slot::LaneSlot;
 use crate::consume::watchdog::Watchdog;
 use crate::failpoint::{self, Guard, Mishap};
@@ -254,7 +253,8 @@ impl PollLoop {
         if self.draining {
             return;
         }
-        let record = record::copy(message, partition.source.clone());
+        let lane = &mut self.lanes[partition.lane];
+        let record = lane.memory.copy(message, partition.source.clone());
         let at = Offset(record.offset.0);
         match start.admit(|| crate::apply::Fingerprint::of(&record), at) {
             Ok(true) => {
@@ -263,7 +263,6 @@ impl PollLoop {
                 if record.source.partition == 0 && failpoint::happens(Mishap::LostDelivery) {
                     return;
                 }
-                let lane = &mut self.lanes[partition.lane];
                 lane.deliver(Delivery::Record(partition.generation, record));
             }
             Ok(false) => {}

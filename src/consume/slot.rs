@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::batch::{Delivery, LaneHandle};
+use crate::consume::record::RecordMemory;
 
 /// See the module.
 pub(super) struct LaneSlot {
     pub(super) handle: LaneHandle,
+    pub(super) memory: RecordMemory,
     /// What its queue had no room for. More than one only if librdkafka hands out records of a
     /// partition just paused.
     pub(super) held: VecDeque<Delivery>,
@@ -18,7 +20,14 @@ pub(super) struct LaneSlot {
 
 impl LaneSlot {
     pub(super) fn new(handle: LaneHandle) -> Self {
-        Self { handle, held: VecDeque::new(), held_since: None, paused: false, drained: false }
+        Self {
+            handle,
+            memory: RecordMemory::new(),
+            held: VecDeque::new(),
+            held_since: None,
+            paused: false,
+            drained: false,
+        }
     }
 
     /// Hands over a delivery, behind what is held already.

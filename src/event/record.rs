@@ -12,7 +12,7 @@ use crate::types::{RecordOffset, TopicPartition};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header {
     /// Header name.
-    pub name: String,
+    pub name: ByteString,
     /// Header value, byte for byte; `None` for a null value.
     pub value: Option<Bytes>,
 }

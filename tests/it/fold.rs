@@ -67,7 +67,7 @@ fn decoded(builder: &EventBuilder) -> Event {
         headers: headers
             .iter()
             .map(|h| user_events_worker::event::Header {
-                name: h.key.to_owned(),
+                name: h.key.into(),
                 value: h.value.map(|value| value.to_vec().into()),
             })
             .collect(),

@@ -121,8 +121,11 @@ mod tests {
     }
 
     fn as_consumed(record: Generated) -> Consumed {
-        let headers =
-            record.headers.into_iter().map(|h| (h.name, h.value.map(Vec::from))).collect();
+        let headers = record
+            .headers
+            .into_iter()
+            .map(|h| (h.name.to_string(), h.value.map(Vec::from)))
+            .collect();
         Consumed { key: record.key, value: record.value, headers }
     }
 

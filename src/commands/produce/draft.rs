@@ -61,7 +61,7 @@ impl Draft {
 
 /// A header of text.
 pub(super) fn header(name: &str, value: &str) -> Header {
-    Header { name: name.to_owned(), value: Some(value.to_owned().into()) }
+    Header { name: name.into(), value: Some(value.to_owned().into()) }
 }
 
 /// Appends a text as JSON string.

@@ -243,7 +243,7 @@ impl Sender {
 
 fn headers(record: &Generated) -> Option<OwnedHeaders> {
     record.headers.iter().fold(None, |headers, header| {
-        let (key, value) = (header.name.as_str(), header.value.as_deref());
+        let (key, value) = (&*header.name, header.value.as_deref());
         Some(headers.unwrap_or_default().insert(Header { key, value }))
     })
 }

@@ -91,7 +91,7 @@ impl Sent {
         let mut record = record(Some(value.as_bytes()), &[("content-type", b"application/json")]);
         record.key = self.key.clone().map(Into::into);
         record.headers.extend(self.attributes.iter().map(|(name, value)| Header {
-            name: format!("ce_{name}"),
+            name: format!("ce_{name}").into(),
             value: value.as_str().map(|value| value.to_owned().into()),
         }));
         record
@@ -161,7 +161,7 @@ proptest! {
         headers in headers(),
         timestamp_ms in prop::option::of(any::<i64>()),
     ) {
-        let headers = headers.into_iter().map(|(name, value)| Header { name, value: value.map(Into::into) }).collect();
+        let headers = headers.into_iter().map(|(name, value)| Header { name: name.into(), value: value.map(Into::into) }).collect();
         let key = key.map(Into::into);
         let record = RawRecord { key, headers, timestamp_ms, ..record(value.as_deref(), &[]) };
         decode_in_all_ways(&record);
