@@ -275,15 +275,16 @@ fn within(
 ) -> Result<OffsetDateTime, String> {
     let time = time.checked_to_offset(UtcOffset::UTC).ok_or(BEYOND)?;
     let time = time.truncate_to_microsecond();
+    let ahead = time - now;
     let span = |duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
-    if time > now.saturating_add(span(rules.max_future)) {
+    if ahead > span(rules.max_future) {
         let limit = in_words(rules.max_future);
         return Err(format!(
             "is more than {limit} ahead of the worker's clock. \
                             Send the time at which it happened, and check the producer's clock."
         ));
     }
-    if time < now.saturating_sub(span(rules.retention)) {
+    if -ahead > span(rules.retention) {
         let limit = in_words(rules.retention);
         return Err(format!(
             "is older than the {limit} that events are kept. \

@@ -11,6 +11,7 @@ use super::envelope::TraceContext;
 use super::json;
 use super::record::RawRecord;
 use super::rejection::{Reason, Rejection};
+use super::text;
 
 /// Reads the value. Trace headers count here too: whoever instruments a producer sets headers
 /// and knows nothing of its payload.
@@ -55,7 +56,7 @@ impl<'a> Object<'a> {
             let detail = format!("{label} is {found}. Send a JSON string.");
             return Err(Rejection::new(Reason::InvalidAttribute, detail));
         };
-        if !inner.as_bytes().contains(&b'\\') {
+        if !text::any(inner, |byte| byte == b'\\') {
             return Ok(Some(Cow::Borrowed(inner)));
         }
         // The syntax was good, so what can still be wrong is what an escape stands for.
