@@ -80,15 +80,23 @@ fn fold<'a>(
             }
         }
     };
-    // Sorting keeps the order of a user's events.
-    let mut events = events.to_vec();
-    events.sort_by_key(|event| &event.user_id);
-    let of_one_user = events.chunk_by(|one, other| one.user_id == other.user_id);
-    let changes = of_one_user.filter_map(|events| {
-        let folded = events.iter().map(|event| change(event)).reduce(UserChange::then)?;
-        Some((&events[0].user_id, folded))
+    let events = by_user(events);
+    let mut changes = Vec::with_capacity(events.len());
+    for of_one_user in events.chunk_by(|one, other| one.user_id == other.user_id) {
+        let folded = of_one_user.iter().map(|event| change(event)).reduce(UserChange::then);
+        changes.extend(folded.map(|folded| (&of_one_user[0].user_id, folded)));
+    }
+    (changes, stale)
+}
+
+/// Sorted by user, each user's events in their order.
+fn by_user<'a>(events: &[&'a Event]) -> Vec<&'a Event> {
+    // The beginning of an id decides nearly always, and lies at hand.
+    let mut keyed: Vec<_> = events.iter().map(|event| (event.user_id.prefix(), *event)).collect();
+    keyed.sort_by(|(one, event), (other, than)| {
+        one.cmp(other).then_with(|| event.user_id.cmp(&than.user_id))
     });
-    (changes.collect(), stale)
+    keyed.into_iter().map(|(_, event)| event).collect()
 }
 
 /// Locks the users whose fresh events carry a `sequence`, and reads where theirs stands.

@@ -66,6 +66,14 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The first bytes as a number: of two ids, the one with the smaller prefix is the smaller.
+    pub fn prefix(&self) -> u128 {
+        let mut first = [0; size_of::<u128>()];
+        let length = self.0.len().min(first.len());
+        first[..length].copy_from_slice(&self.0.as_bytes()[..length]);
+        u128::from_be_bytes(first)
+    }
 }
 
 impl fmt::Debug for UserId {
@@ -127,6 +135,11 @@ mod tests {
     fn users_are_ordered_by_bytes() {
         let user = |text: &str| UserId::new(text.to_owned()).unwrap();
         assert!(user("Z") < user("a") && user("z") < user("ä") && user("a") < user("a0"));
+        let long = "0123456789abcdef";
+        for (less, more) in [("Z", "a"), ("z", "ä"), ("a", "a0"), ("0123456789abcdeX", long)] {
+            assert!(user(less) < user(more) && user(less).prefix() < user(more).prefix());
+        }
+        assert_eq!(user(long).prefix(), user(&format!("{long}0")).prefix());
         assert_eq!(UserId::new("x".repeat(255)).unwrap().as_str().len(), 255);
         let too_long = Err(TextFlaw::TooLong { length: 256, limit: 255 });
         assert_eq!(UserId::new("x".repeat(256)), too_long);
