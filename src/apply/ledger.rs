@@ -7,6 +7,7 @@ use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::apply::batch::{Batch, Content};
+use crate::apply::column::Column;
 use crate::apply::prepared::Statement;
 use crate::event::{Event, Sequence};
 use crate::failpoint::{self, Guard};
@@ -103,8 +104,8 @@ async fn known(conn: &mut PgConnection, rows: &[(usize, &Event)]) -> sqlx::Resul
         "SELECT array_agg(w.row ORDER BY w.row)
          FROM UNNEST($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS w(id, at, row)
          WHERE EXISTS (SELECT FROM user_events e WHERE e.event_id = w.id AND e.occurred_at = w.at)",
-        &ids,
-        &times,
+        Column(&ids) as _,
+        Column(&times) as _,
     )
     .fetch_one(conn)
     .await?;
@@ -151,16 +152,16 @@ impl<'a> Columns<'a> {
                       UNNEST($4::bigint[]), UNNEST($5::int[]), UNNEST($6::text[]),
                       UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]),
                       UNNEST($10::text[])::jsonb"#,
-            &self.ids,
-            &self.times,
-            &self.offsets,
-            &self.sequences as _,
-            &self.partitions,
-            &self.topics as _,
-            &self.sources as _,
-            &self.types as _,
-            &self.users as _,
-            &self.data as _,
+            Column(&self.ids) as _,
+            Column(&self.times) as _,
+            Column(&self.offsets) as _,
+            Column(&self.sequences) as _,
+            Column(&self.partitions) as _,
+            Column(&self.topics) as _,
+            Column(&self.sources) as _,
+            Column(&self.types) as _,
+            Column(&self.users) as _,
+            Column(&self.data) as _,
         )
     }
 
@@ -184,16 +185,16 @@ impl<'a> Columns<'a> {
                SELECT kafka_topic AS "topic!", kafka_partition AS "partition!",
                       array_agg(kafka_offset) AS "offsets!"
                FROM fresh GROUP BY kafka_topic, kafka_partition"#,
-            &self.ids,
-            &self.times,
-            &self.offsets,
-            &self.sequences as _,
-            &self.partitions,
-            &self.topics as _,
-            &self.sources as _,
-            &self.types as _,
-            &self.users as _,
-            &self.data as _,
+            Column(&self.ids) as _,
+            Column(&self.times) as _,
+            Column(&self.offsets) as _,
+            Column(&self.sequences) as _,
+            Column(&self.partitions) as _,
+            Column(&self.topics) as _,
+            Column(&self.sources) as _,
+            Column(&self.types) as _,
+            Column(&self.users) as _,
+            Column(&self.data) as _,
         )
         .fetch_all(conn)
         .await

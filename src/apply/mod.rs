@@ -14,6 +14,7 @@
 
 mod batch;
 mod claims;
+mod column;
 mod dead_letters;
 pub mod identity;
 mod ledger;

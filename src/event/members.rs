@@ -1,5 +1,6 @@
 //! The top-level members of a profile, and changes to them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -9,53 +10,85 @@ use super::json::JsonObject;
 
 /// The top-level members of a profile, their values kept as the JSON text they came in.
 ///
-/// `Debug` shows their number only: profiles are personal data.
-#[derive(Clone, Default)]
-pub struct Members(BTreeMap<String, Box<RawValue>>);
+/// `Debug` shows nothing of them: profiles are personal data.
+#[derive(Clone)]
+pub struct Members(Form);
+
+/// Most changes are one event's, and go to Postgres as they came: only those that meet another are
+/// taken apart.
+#[derive(Clone)]
+enum Form {
+    AsSent(JsonObject),
+    ByName(ByName),
+}
+
+/// Of a repeated name the last counts, as in `jsonb`.
+type ByName = BTreeMap<String, Box<RawValue>>;
+
+impl Default for Members {
+    fn default() -> Self {
+        Self(Form::ByName(ByName::new()))
+    }
+}
 
 impl Members {
-    /// The members of an object, nulls included. Of a repeated name the last counts, as in `jsonb`.
+    /// The members of an object, nulls included.
     pub fn of(object: &JsonObject) -> Self {
-        // What a `JsonObject` holds can always be read like this.
-        Self(serde_json::from_str(object.as_str()).unwrap_or_default())
+        Self(Form::AsSent(object.clone()))
     }
 
     /// Without those that are null.
-    pub fn without_nulls(mut self) -> Self {
-        self.0.retain(|_, value| !is_null(value));
-        self
+    pub fn without_nulls(self) -> Self {
+        Patch::from(self).set
     }
 
-    /// Names and values (JSON texts), ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.get()))
+    fn by_name(&self) -> Cow<'_, ByName> {
+        match &self.0 {
+            Form::AsSent(object) => Cow::Owned(parse(object)),
+            Form::ByName(members) => Cow::Borrowed(members),
+        }
+    }
+
+    fn into_by_name(self) -> ByName {
+        match self.0 {
+            Form::AsSent(object) => parse(&object),
+            Form::ByName(members) => members,
+        }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_name().is_empty()
     }
 
     /// As the text of one JSON object.
-    pub fn to_json(&self) -> String {
-        // Names and raw values always serialize.
-        serde_json::to_string(&self.0).unwrap_or_default()
+    pub fn to_json(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Form::AsSent(object) => object.as_str().into(),
+            // Names and raw values always serialize.
+            Form::ByName(members) => serde_json::to_string(members).unwrap_or_default().into(),
+        }
     }
 
     /// Merges a patch into these: its values replace, its removals remove.
     pub fn apply(&mut self, patch: Patch) {
-        self.0.retain(|name, _| !patch.remove.contains(name));
-        self.0.extend(patch.set.0);
+        let mut members = std::mem::take(self).into_by_name();
+        members.retain(|name, _| !patch.remove.contains(name));
+        members.extend(patch.set.into_by_name());
+        self.0 = Form::ByName(members);
     }
 }
 
-fn is_null(value: &RawValue) -> bool {
-    value.get() == "null"
+/// What a [`JsonObject`] holds can always be read like this.
+fn parse(object: &JsonObject) -> ByName {
+    serde_json::from_str(object.as_str()).unwrap_or_default()
 }
 
 impl PartialEq for Members {
     fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
+        let (ours, theirs) = (self.by_name(), other.by_name());
+        let ours = ours.iter().map(|(name, value)| (name, value.get()));
+        ours.eq(theirs.iter().map(|(name, value)| (name, value.get())))
     }
 }
 
@@ -63,7 +96,7 @@ impl Eq for Members {}
 
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Members({})", self.0.len())
+        f.write_str("Members(..)")
     }
 }
 
@@ -77,18 +110,26 @@ pub struct Patch {
     remove: BTreeSet<String>,
 }
 
+impl From<Members> for Patch {
+    /// Null removes, anything else sets.
+    fn from(members: Members) -> Self {
+        // The text of a null is always this.
+        if matches!(&members.0, Form::AsSent(object) if !object.as_str().contains(NULL)) {
+            return Self { set: members, remove: BTreeSet::new() };
+        }
+        let is_null = |_: &String, value: &mut Box<RawValue>| value.get() == NULL;
+        let mut set = members.into_by_name();
+        let remove = set.extract_if(.., is_null).map(|(name, _)| name).collect();
+        Self { set: Members(Form::ByName(set)), remove }
+    }
+}
+
+const NULL: &str = "null";
+
 impl Patch {
-    /// The change that an object asks for: null removes, anything else sets.
+    /// The change that an object asks for.
     pub fn of(object: &JsonObject) -> Self {
-        let (mut set, mut remove) = (Members::of(object), BTreeSet::new());
-        set.0.retain(|name, value| {
-            let null = is_null(value);
-            if null {
-                remove.insert(name.clone());
-            }
-            !null
-        });
-        Self { set, remove }
+        Members::of(object).into()
     }
 
     /// The members to set. None of them is null.
@@ -103,7 +144,10 @@ impl Patch {
 
     /// This change and then another, as one.
     pub fn then(mut self, next: Self) -> Self {
-        self.remove.retain(|name| !next.set.0.contains_key(name));
+        if !self.remove.is_empty() {
+            let set = next.set.by_name();
+            self.remove.retain(|name| !set.contains_key(name));
+        }
         self.remove.extend(next.remove.iter().cloned());
         self.set.apply(next);
         self
@@ -112,6 +156,6 @@ impl Patch {
 
 impl fmt::Debug for Patch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Patch({} set, {} removed)", self.set.0.len(), self.remove.len())
+        write!(f, "Patch(.., {} removed)", self.remove.len())
     }
 }

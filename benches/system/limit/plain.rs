@@ -114,8 +114,8 @@ impl Profile {
         };
         let (deleted_at, members) = match &change.profile {
             ProfileChange::Keep => (None, "{}".to_owned()),
-            ProfileChange::Merge { patch, .. } => (None, patch.set().to_json()),
-            ProfileChange::Replace { members, .. } => (None, members.to_json()),
+            ProfileChange::Merge { patch, .. } => (None, patch.set().to_json().into_owned()),
+            ProfileChange::Replace { members, .. } => (None, members.to_json().into_owned()),
             ProfileChange::Empty { deleted_at, .. } => (Some(*deleted_at), "{}".to_owned()),
         };
         Self { updated_at, deleted_at, members }

@@ -1,8 +1,11 @@
 //! The changes of a batch, written by one statement.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use crate::apply::column::Column;
 use crate::apply::prepared::Statement;
 use crate::event::{ProfileChange, Sequence, Touch, UserChange, UserId};
 
@@ -148,41 +151,41 @@ impl<'a> Writes<'a> {
                                      ELSE u.updated_at END,
                    deleted_at = excluded.deleted_at,
                    profile = '{}'"#,
-            &count.users as _,
-            &count.sequences as _,
-            &count.created,
-            &count.last,
-            &count.events,
-            &merge.users as _,
-            &merge.sequences as _,
-            &merge.created,
-            &merge.last,
-            &merge.events,
-            &merge.updated as _,
-            &merge.profiles,
-            &trim.users as _,
-            &trim.sequences as _,
-            &trim.created,
-            &trim.last,
-            &trim.events,
-            &trim.updated as _,
-            &trim.profiles,
+            Column(&count.users) as _,
+            Column(&count.sequences) as _,
+            Column(&count.created) as _,
+            Column(&count.last) as _,
+            Column(&count.events) as _,
+            Column(&merge.users) as _,
+            Column(&merge.sequences) as _,
+            Column(&merge.created) as _,
+            Column(&merge.last) as _,
+            Column(&merge.events) as _,
+            Column(&merge.updated) as _,
+            Column(&merge.profiles) as _,
+            Column(&trim.users) as _,
+            Column(&trim.sequences) as _,
+            Column(&trim.created) as _,
+            Column(&trim.last) as _,
+            Column(&trim.events) as _,
+            Column(&trim.updated) as _,
+            Column(&trim.profiles) as _,
             Value::Object(trimmed),
-            &replace.users as _,
-            &replace.sequences as _,
-            &replace.created,
-            &replace.last,
-            &replace.events,
-            &replace.updated as _,
-            &replace.deleted as _,
-            &replace.profiles,
-            &delete.users as _,
-            &delete.sequences as _,
-            &delete.created,
-            &delete.last,
-            &delete.events,
-            &delete.updated as _,
-            &delete.deleted as _,
+            Column(&replace.users) as _,
+            Column(&replace.sequences) as _,
+            Column(&replace.created) as _,
+            Column(&replace.last) as _,
+            Column(&replace.events) as _,
+            Column(&replace.updated) as _,
+            Column(&replace.deleted) as _,
+            Column(&replace.profiles) as _,
+            Column(&delete.users) as _,
+            Column(&delete.sequences) as _,
+            Column(&delete.created) as _,
+            Column(&delete.last) as _,
+            Column(&delete.events) as _,
+            Column(&delete.updated) as _,
+            Column(&delete.deleted) as _,
         ))
     }
 }
@@ -197,7 +200,7 @@ struct Rows<'a> {
     events: Vec<i64>,
     updated: Vec<Option<OffsetDateTime>>,
     deleted: Vec<Option<OffsetDateTime>>,
-    profiles: Vec<String>,
+    profiles: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Rows<'a> {

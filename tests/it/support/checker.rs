@@ -262,11 +262,7 @@ async fn load_expected_users(conn: &mut PgConnection, ledger: &Ledger) {
     )
     .await;
     for (user, row) in expected_users(ledger) {
-        let profile: serde_json::Map<String, Value> = row
-            .profile
-            .iter()
-            .map(|(name, value)| (name.to_owned(), serde_json::from_str(value).unwrap()))
-            .collect();
+        let profile: Value = serde_json::from_str(&row.profile.to_json()).unwrap();
         sqlx::query("INSERT INTO expected_users VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(user)
             .bind(row.sequence.map(Sequence::get))
@@ -275,7 +271,7 @@ async fn load_expected_users(conn: &mut PgConnection, ledger: &Ledger) {
             .bind(row.deleted_at)
             .bind(row.last_event_at)
             .bind(row.event_count)
-            .bind(Value::Object(profile))
+            .bind(profile)
             .execute(&mut *conn)
             .await
             .unwrap();
