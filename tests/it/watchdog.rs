@@ -25,9 +25,11 @@ fn impatient(scene: &Scene) -> WorkerBuilder {
         .set("POSTGRES__LOCK_TIMEOUT", "500ms")
 }
 
-/// .. once so many records are in its queue.
+/// .. once so many records are in its queue: they come in one answer, or it might take some before
+/// the others have come.
 fn that_stops_fetching(worker: WorkerBuilder, at: usize) -> WorkerBuilder {
     worker
+        .set("KAFKA__LIBRDKAFKA__FETCH_MIN_BYTES", &(at * 200).to_string())
         .set("KAFKA__LIBRDKAFKA__QUEUED_MIN_MESSAGES", &at.to_string())
         .set("KAFKA__LIBRDKAFKA__FETCH_QUEUE_BACKOFF_MS", "300000")
 }
