@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup nextest build demo prove test guards chaos fuzz services stop fmt lint deny sqlx sqlx-check bench bench-full verify clean
+.PHONY: help setup nextest build demo prove test guards chaos fuzz services stop fmt lint deny sqlx sqlx-check bench bench-full instructions verify clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench: setup ## measure the whole worker, in ten minutes once it is built; ARGS=
 
 bench-full: setup ## the same in hours, with 50 million rows: 30 GB of disk; ARGS="..." go to the benchmark
 	cargo bench --locked --bench system -- --full $(ARGS)
+
+instructions: build ## count what the worker executes per event, which is steadier than seconds (needs valgrind)
+	scripts/services run -- scripts/instructions
 
 verify: ## all that CI does
 	.ci/run
