@@ -78,7 +78,7 @@ fn batches(records: Vec<RawRecord>) -> Vec<ReadyBatch> {
         let item = |record: RawRecord| Item {
             range: 0,
             record: Fingerprint::of(&record),
-            content: Content::Event(Box::new(event(&record)), record),
+            content: Content::Event(event(&record), record),
         };
         let items: Vec<Item> = records.by_ref().take(BATCH).map(item).collect();
         let last = items[items.len() - 1].record;

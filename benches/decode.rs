@@ -95,7 +95,7 @@ fn batch(kind: &str) -> ReadyBatch {
                 "subject":"user-{offset:09}","time":"2026-06-01T11:59:59.123456Z","data":{DATA}}}"#
         );
         let record = RawRecord { offset: RecordOffset(offset), ..record(value, Vec::new()) };
-        let content = Content::Event(Box::new(run(&record)), record.clone());
+        let content = Content::Event(run(&record), record.clone());
         Item { range: 0, record: Fingerprint::of(&record), content }
     };
     let items: Vec<Item> = (0..EVENTS as i64).map(item).collect();

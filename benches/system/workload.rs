@@ -134,7 +134,7 @@ impl Decoder {
 
     fn content(&self, record: RawRecord) -> Result<Content> {
         match decode(&record, &self.rules, self.now) {
-            Decoded::Event(event) => Ok(Content::Event(Box::new(event), record)),
+            Decoded::Event(event) => Ok(Content::Event(event, record)),
             other => bail!("the generator made something else than an event: {other:?}"),
         }
     }

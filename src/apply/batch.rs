@@ -6,9 +6,10 @@ use crate::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
 /// What a record turned into. Exactly one of these is stored or counted for every record read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events")]
 pub enum Content {
     /// A valid event, with the bytes it came from: Postgres may yet refuse it.
-    Event(Box<Event>, RawRecord),
+    Event(Event, RawRecord),
     /// A record that breaks the contract.
     DeadLetter(Box<DeadLetter>),
     /// A record the configuration says to pass over.

@@ -238,7 +238,7 @@ fn fresh(batch: &Batch, rows: &[(usize, &Event)], all: usize, inserted: Vec<Posi
 /// The batch's events with their index in [`Batch::items`], in arrival order.
 pub(super) fn events(batch: &Batch) -> impl Iterator<Item = (usize, &Event)> {
     batch.items.iter().enumerate().filter_map(|(index, item)| match &item.content {
-        Content::Event(event, _) => Some((index, event.as_ref())),
+        Content::Event(event, _) => Some((index, event)),
         _ => None,
     })
 }

@@ -389,7 +389,7 @@ impl Lane {
 /// Decodes a record into what will be stored of it.
 fn content(record: RawRecord, options: &LaneOptions, now: OffsetDateTime) -> Content {
     match decode(&record, &options.rules, now) {
-        Decoded::Event(event) => Content::Event(Box::new(event), record),
+        Decoded::Event(event) => Content::Event(event, record),
         Decoded::Skipped => Content::Skipped,
         Decoded::Rejected(rejection) => {
             Content::DeadLetter(Box::new(DeadLetter::new(record, rejection, options.caps)))

@@ -63,7 +63,7 @@ fn batch_of(event: &EventBuilder, claim: &Claim, from: Option<i64>, at: i64) -> 
         to: Offset(at + 1),
         last: Some(fingerprint),
     };
-    let content = Content::Event(Box::new(event), record);
+    let content = Content::Event(event, record);
     Batch { items: vec![Item { range: 0, record: fingerprint, content }], ranges: vec![range] }
 }
 

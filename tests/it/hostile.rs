@@ -239,7 +239,7 @@ async fn whatever_the_decoder_lets_through_postgres_takes() {
         let record = record(offset, hostile.value());
         match decode(&record, &rules, OffsetDateTime::now_utc()) {
             Decoded::Event(event) => {
-                contents.push(Content::Event(Box::new(event), record.clone()));
+                contents.push(Content::Event(event, record.clone()));
                 records.push(record);
             }
             Decoded::Rejected(rejection) => {

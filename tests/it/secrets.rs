@@ -246,7 +246,7 @@ fn debug_output_shows_neither_secrets_nor_records() {
         let decoded = user_events_worker::event::decode(&raw, &rules, OffsetDateTime::now_utc());
         clean("a decoded record", &format!("{decoded:?}"));
         let content = match decoded {
-            Decoded::Event(event) => Content::Event(Box::new(event), raw),
+            Decoded::Event(event) => Content::Event(event, raw),
             Decoded::Rejected(rejection) => {
                 clean("a rejection", &rejection.to_string());
                 Content::DeadLetter(Box::new(DeadLetter::new(raw, rejection, caps)))

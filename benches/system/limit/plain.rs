@@ -48,7 +48,7 @@ pub(super) fn events(batch: &Batch) -> impl Iterator<Item = (&Event, i64, i32)> 
     batch.items.iter().filter_map(|item| match &item.content {
         Content::Event(event, _) => {
             let partition = batch.ranges[item.range].source.partition;
-            Some((event.as_ref(), item.record.offset.0, partition))
+            Some((event, item.record.offset.0, partition))
         }
         Content::DeadLetter(_) | Content::Skipped => None,
     })
