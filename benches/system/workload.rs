@@ -175,8 +175,9 @@ impl Gatherer {
         }
         (ranges[index].to, ranges[index].last) = (to, Some(fingerprint));
         *next = Some(to);
-        self.bytes += content.size() as u64;
-        self.batch.items.push(Item { range: index, record: fingerprint, content });
+        let item = Item { range: index, record: fingerprint, content };
+        self.bytes += item.size() as u64;
+        self.batch.items.push(item);
         if self.batch.items.len() >= self.max_events || self.bytes >= self.max_bytes {
             self.done.push(std::mem::take(&mut self.batch));
             self.bytes = 0;

@@ -1,7 +1,7 @@
 //! The unit of work: records in arrival order, and the offset ranges they fill.
 
 use crate::apply::dead_letters::DeadLetter;
-use crate::event::{Event, Header, RawRecord};
+use crate::event::{Event, RawRecord};
 use crate::types::{Epoch, Offset, RecordOffset, TopicPartition};
 
 /// What a record turned into. Exactly one of these is stored or counted for every record read.
@@ -17,18 +17,15 @@ pub enum Content {
 }
 
 impl Content {
-    /// Bytes held, roughly.
-    pub fn size(&self) -> usize {
+    /// Bytes held besides itself, roughly.
+    fn held(&self) -> usize {
         match self {
-            Content::Event(event, raw) => event.size() + raw.size() + raw.headers.len() * HEADER,
+            Content::Event(event, raw) => event.held() + raw.held(),
             Content::DeadLetter(letter) => letter.size(),
             Content::Skipped => 0,
         }
     }
 }
-
-/// Bytes that a header takes besides its text.
-const HEADER: usize = size_of::<Header>();
 
 /// One record of a batch.
 #[derive(Debug)]
@@ -39,6 +36,13 @@ pub struct Item {
     pub record: Fingerprint,
     /// What it turned into.
     pub content: Content,
+}
+
+impl Item {
+    /// Bytes held, roughly.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.content.held()
+    }
 }
 
 /// What the last record applied looked like, kept to notice a topic deleted and made again under

@@ -40,8 +40,9 @@ impl Gathering {
         let entry = &mut batch.ranges[range];
         entry.to = record.offset.next();
         entry.last = Some(record);
-        self.bytes += content.size();
-        batch.items.push(Item { range, record, content });
+        let item = Item { range, record, content };
+        self.bytes += item.size();
+        batch.items.push(item);
     }
 
     /// Moves a partition's end without a record.
@@ -140,7 +141,7 @@ impl Gathering {
     /// Forgets a partition: revoked, or to be read again from elsewhere.
     pub(super) fn drop_partition(&mut self, source: &TopicPartition) {
         self.batch.change().drop_partition(source);
-        self.bytes = self.batch.items.iter().map(|item| item.content.size()).sum();
+        self.bytes = self.batch.items.iter().map(Item::size).sum();
         self.index = self
             .batch
             .ranges

@@ -58,7 +58,7 @@ impl Delivery {
     /// Bytes held, roughly.
     fn size(&self) -> usize {
         match self {
-            Delivery::Record(_, record) => record.size() + 128,
+            Delivery::Record(_, record) => record.held() + 128,
             Delivery::Advance(..) => 128,
         }
     }

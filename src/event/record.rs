@@ -45,6 +45,11 @@ impl RawRecord {
         length(self.key.as_ref()) + length(self.value.as_ref()) + headers
     }
 
+    /// Bytes held in memory besides itself.
+    pub fn held(&self) -> usize {
+        self.size() + self.headers.len() * size_of::<Header>()
+    }
+
     /// A text found in this record, without copying it. (Any other text is copied.)
     pub(super) fn share(&self, text: Cow<'_, str>) -> ByteString {
         let Cow::Borrowed(text) = text else { return text.into_owned().into() };
