@@ -18,11 +18,13 @@ use uuid::Uuid;
 
 /// The epoch of `timestamptz`, 2000-01-01, in seconds since 1970.
 const EPOCH: i64 = 946_684_800;
-/// What comes before the elements, and the length before each of them.
+/// Bytes before the elements.
 const HEAD: usize = 20;
+/// Bytes of a length.
 const LENGTH: usize = 4;
 
-/// One column, to be given to a statement as array.
+/// One column, to be given to a statement as array: by `Column(..) as _`, for which sqlx does not check
+/// the type. The cast in the statement says which it must be.
 pub(super) struct Column<'a, T>(pub(super) &'a [T]);
 
 /// What a column is made of. The whole array must not pass 2 GiB, or sqlx refuses it; so no
@@ -133,7 +135,7 @@ impl<'q, T: Element> Encode<'q, Postgres> for Column<'_, T> {
     }
 
     /// Exactly what is written, with the length before all of it: the macros of sqlx make room for
-    /// that much, and so nothing has to grow.
+    /// that much at once.
     fn size_hint(&self) -> usize {
         let elements: usize = self.0.iter().map(|element| LENGTH + element.size()).sum();
         LENGTH + HEAD + elements

@@ -25,6 +25,9 @@ enum Form {
 /// Of a repeated name the last counts, as in `jsonb`.
 type ByName = BTreeMap<String, Box<RawValue>>;
 
+/// The only text of a null.
+const NULL: &str = "null";
+
 impl Default for Members {
     fn default() -> Self {
         Self(Form::ByName(ByName::new()))
@@ -56,12 +59,11 @@ impl Members {
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.by_name().is_empty()
+    fn taken_apart(self) -> Self {
+        Self(Form::ByName(self.into_by_name()))
     }
 
-    /// As the text of one JSON object.
+    /// As the text of one JSON object, in which a name may be repeated if it was sent so.
     pub fn to_json(&self) -> Cow<'_, str> {
         match &self.0 {
             Form::AsSent(object) => object.as_str().into(),
@@ -113,7 +115,6 @@ pub struct Patch {
 impl From<Members> for Patch {
     /// Null removes, anything else sets.
     fn from(members: Members) -> Self {
-        // The text of a null is always this.
         if matches!(&members.0, Form::AsSent(object) if !object.as_str().contains(NULL)) {
             return Self { set: members, remove: BTreeSet::new() };
         }
@@ -123,8 +124,6 @@ impl From<Members> for Patch {
         Self { set: Members(Form::ByName(set)), remove }
     }
 }
-
-const NULL: &str = "null";
 
 impl Patch {
     /// The change that an object asks for.
@@ -144,10 +143,8 @@ impl Patch {
 
     /// This change and then another, as one.
     pub fn then(mut self, next: Self) -> Self {
-        if !self.remove.is_empty() {
-            let set = next.set.by_name();
-            self.remove.retain(|name| !set.contains_key(name));
-        }
+        let next = Self { set: next.set.taken_apart(), ..next };
+        self.remove.retain(|name| !next.set.by_name().contains_key(name));
         self.remove.extend(next.remove.iter().cloned());
         self.set.apply(next);
         self

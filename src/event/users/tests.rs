@@ -78,7 +78,7 @@ fn the_model_says_what_the_contract_says() {
 }
 
 #[test]
-fn debug_counts_and_does_not_tell() {
+fn debug_tells_nothing_of_a_profile() {
     let change = UserChange::of(&event("user.updated", 1, None, r#"{"name":"canary","k":null}"#));
     let row = change.clone().apply_to(None);
     let shown = format!("{change:?} {row:?}");
