@@ -35,8 +35,9 @@ use crate::observe::metrics::PipelineMetrics;
 use crate::observe::rate_limit::LogGate;
 use crate::types::{Offset, TopicPartition};
 
-/// How long one poll waits for a record: the latency of a notice when nothing flows.
-const POLL: Duration = Duration::from_millis(10);
+/// How long one poll waits for a record: the latency of a notice when nothing flows. Most of what an
+/// idle worker costs is waking up here.
+const POLL: Duration = Duration::from_millis(25);
 /// How long a full lane may hold up the poll before its partitions are paused.
 const HOLD: Duration = Duration::from_millis(250);
 /// How often a held-up poll looks whether there is room again.
