@@ -181,9 +181,13 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::time::Duration;
+
     use super::*;
+    use crate::event::{Decoded, Header, Rules, Tombstones, decode};
     use proptest::prelude::*;
+    use time::OffsetDateTime;
 
     fn batch_of(partitions: &[usize]) -> Batch {
         let mut next = [10i64, 20, 30];
@@ -213,6 +217,35 @@ mod tests {
             })
             .collect();
         Batch { items, ranges }
+    }
+
+    #[test]
+    fn an_item_counts_itself_and_its_record_with_its_headers() {
+        let mut batch = batch_of(&[0]);
+        assert_eq!(batch.items[0].size(), size_of::<Item>());
+        let header = Header { name: "name".into(), value: Some("value".into()) };
+        let raw = RawRecord {
+            source: TopicPartition::new("t", 0),
+            offset: RecordOffset(0),
+            timestamp_ms: None,
+            key: Some("u".into()),
+            value: Some(
+                r#"{"id":"1","source":"/s","type":"t","time":"1970-01-01T00:00:00Z"}"#.into(),
+            ),
+            headers: vec![header; 3],
+        };
+        let rules = Rules {
+            max_record_bytes: 1 << 20,
+            max_future: Duration::ZERO,
+            retention: Duration::ZERO,
+            tombstones: Tombstones::Skip,
+        };
+        let Decoded::Event(event) = decode(&raw, &rules, OffsetDateTime::UNIX_EPOCH) else {
+            panic!("the record keeps the contract")
+        };
+        let held = raw.size() + 3 * size_of::<Header>();
+        batch.items[0].content = Content::Event(event, raw);
+        assert_eq!(batch.items[0].size(), size_of::<Item>() + held);
     }
 
     proptest! {
