@@ -136,7 +136,9 @@ mod tests {
         let user = |text: &str| UserId::new(text.to_owned()).unwrap();
         assert!(user("Z") < user("a") && user("z") < user("ä") && user("a") < user("a0"));
         let long = "0123456789abcdef";
-        for (less, more) in [("Z", "a"), ("z", "ä"), ("a", "a0"), ("0123456789abcdeX", long)] {
+        for (less, more) in
+            [("Z", "a"), ("z", "ä"), ("a", "a0"), ("ab", "ba"), ("0123456789abcdeX", long)]
+        {
             assert!(user(less) < user(more) && user(less).prefix() < user(more).prefix());
         }
         assert_eq!(user(long).prefix(), user(&format!("{long}0")).prefix());
